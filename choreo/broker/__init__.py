@@ -1,0 +1,1 @@
+"""The only room that knows redis: connections, scripts and their typed calls."""

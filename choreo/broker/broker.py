@@ -1,0 +1,44 @@
+"""Everything that choreo asks of a server, for one namespace."""
+
+from __future__ import annotations
+
+from types import TracebackType
+from typing import Self
+
+from choreo.broker.connection import Connection
+from choreo.broker.gate import Gate
+from choreo.broker.groups import Groups
+from choreo.broker.meta import Meta
+from choreo.broker.projections import Projections
+from choreo.broker.sagas import Sagas
+from choreo.wire.keys import Keys
+
+
+class Broker:
+    """The typed calls of one namespace on one server; an async context manager that closes connections."""
+
+    def __init__(self, connection: Connection, keys: Keys) -> None:
+        self.connection = connection
+        self.keys = keys
+        self.meta = Meta(connection, keys)
+        self.gate = Gate(connection, keys)
+        self.groups = Groups(connection)
+        self.sagas = Sagas(connection, keys)
+        self.projections = Projections(connection, keys)
+
+    @classmethod
+    def open(cls, url: str, keys: Keys) -> Broker:
+        """A broker for the server at ``url``. Nothing is sent yet.
+
+        Raises:
+            ConfigurationError: if it is not a URL that redis clients understand.
+        """
+        return cls(Connection.open(url), keys)
+
+    async def __aenter__(self) -> Self:
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        await self.connection.close()

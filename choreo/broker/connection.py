@@ -1,0 +1,230 @@
+"""Connections to the server, and what its errors mean.
+
+Retries of the client library are off: it would repeat commands whose reply was lost, and so write
+twice. What may be repeated is repeated by the caller, who knows that it is idempotent.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from functools import cache
+from importlib.resources import files
+from typing import Any, TypeAlias
+from urllib.parse import urlsplit, urlunsplit
+
+import anyio
+from redis import exceptions
+from redis.asyncio import BlockingConnectionPool, Redis
+from redis.asyncio.retry import Retry
+from redis.backoff import NoBackoff
+
+from choreo.errors import BrokerRefused, BrokerUnavailable, ConfigurationError
+
+Argument: TypeAlias = str | bytes | int
+Client: TypeAlias = "Redis"
+
+#: Seconds until a command without an answer counts as lost.
+COMMAND_TIMEOUT = 5.0
+#: Seconds for which a read waits at the server for entries.
+BLOCK = 1.0
+#: Connections for commands that one process opens at most.
+MAX_CONNECTIONS = 16
+
+#: First words of errors that say "not now"; the same request may succeed later.
+_TRANSIENT = frozenset({
+    "ASK", "BUSY", "CLUSTERDOWN", "LOADING", "MASTERDOWN", "MISCONF", "MOVED", "NOGROUP", "NOREPLICAS",
+    "NOSCRIPT", "OOM", "READONLY", "TRYAGAIN", "UNBLOCKED",
+})  # fmt: skip
+_TRANSIENT_CLASSES = (
+    exceptions.ConnectionError,
+    exceptions.TimeoutError,
+    exceptions.BusyLoadingError,
+    exceptions.OutOfMemoryError,
+    exceptions.ReadOnlyError,
+    exceptions.NoScriptError,
+    OSError,
+    AttributeError,  # the client leaks it when a connection drops while it is used
+)
+_FINAL_CLASSES = (exceptions.AuthenticationError, exceptions.AuthorizationError, exceptions.NoPermissionError)
+
+
+class NoGroup(BrokerUnavailable):
+    """A stream or its consumer group is gone; making the group anew heals it."""
+
+
+@dataclass(frozen=True, slots=True)
+class Script:
+    """A script as the server knows it."""
+
+    name: str
+    text: str
+    digest: str
+
+
+@cache
+def load_script(name: str) -> Script:
+    """The script ``scripts/<name>.lua``, behind what all scripts share if it works on sagas."""
+    folder = files("choreo.broker") / "scripts"
+    text = (folder / f"{name}.lua").read_text("utf-8")
+    if "open_saga(" in text:
+        text = (folder / "saga.lua").read_text("utf-8") + text
+    return Script(name, text, hashlib.sha1(text.encode(), usedforsecurity=False).hexdigest())
+
+
+def public_url(url: str) -> str:
+    """``url`` without its password, for messages and logs."""
+    parts = urlsplit(url)
+    if parts.password is None:
+        return url
+    return urlunsplit(parts._replace(netloc=f"{parts.username or ''}:***@{parts.netloc.rpartition('@')[2]}"))
+
+
+def translate(error: BaseException) -> Exception:
+    """What a client library's error means, as one of choreo's own."""
+    text = str(error) or type(error).__name__
+    word = text.partition(" ")[0]
+    if isinstance(error, _FINAL_CLASSES):
+        return BrokerRefused(f"the server refused: {text}")
+    if word == "NOGROUP":
+        return NoGroup(text)
+    if isinstance(error, _TRANSIENT_CLASSES) or word in _TRANSIENT:
+        return BrokerUnavailable(text)
+    return BrokerRefused(f"the server refused: {text}")
+
+
+@contextmanager
+def translated() -> Iterator[None]:
+    """Raise choreo's errors instead of the client library's."""
+    try:
+        yield
+    except (exceptions.RedisError, OSError, AttributeError) as error:
+        raise translate(error) from error
+
+
+class Connection:
+    """Commands and scripts on one server. Made by :meth:`open`, or around a client (fakeredis) in tests.
+
+    ``blocking`` says whether the server can hold a read until entries come; fakeredis cannot. Then
+    :meth:`wait_for_change` wakes readers when anything is written through this connection.
+    """
+
+    def __init__(self, commands: Client, reader: Client | None = None, *, url: str = "") -> None:
+        self.url = public_url(url)
+        self.blocking = reader is not None
+        self._commands = _plain(commands)
+        self._reader = _plain(reader) if reader else self._commands
+        self._changed = anyio.Event()
+
+    @classmethod
+    def open(cls, url: str) -> Connection:
+        """Connections to ``url``; none is made before the first command.
+
+        Raises:
+            ConfigurationError: if it is not a URL that redis clients understand.
+        """
+        options: dict[str, Any] = {"protocol": 2, "retry": Retry(NoBackoff(), 0), "retry_on_timeout": False}
+        try:
+            pool = BlockingConnectionPool.from_url(
+                url, max_connections=MAX_CONNECTIONS, timeout=COMMAND_TIMEOUT,
+                socket_timeout=COMMAND_TIMEOUT, socket_connect_timeout=COMMAND_TIMEOUT, **options,
+            )
+            reading = BlockingConnectionPool.from_url(
+                url, max_connections=MAX_CONNECTIONS, timeout=COMMAND_TIMEOUT,
+                socket_timeout=BLOCK + 3, socket_connect_timeout=COMMAND_TIMEOUT, **options,
+            )
+        except ValueError as error:
+            raise ConfigurationError(f"{public_url(url)!r} is not a server's URL: {error}") from None
+        return cls(Redis(connection_pool=pool), Redis(connection_pool=reading), url=url)
+
+    async def close(self) -> None:
+        """Close every connection."""
+        await self._commands.aclose(close_connection_pool=True)
+        if self._reader is not self._commands:
+            await self._reader.aclose(close_connection_pool=True)
+
+    async def call(self, *command: Argument) -> Any:
+        """One command.
+
+        Raises:
+            BrokerUnavailable: if the server cannot be reached or cannot serve now.
+            BrokerRefused: if it will not do this.
+        """
+        with translated():
+            return await self._commands.execute_command(*command)  # type: ignore[no-untyped-call]
+
+    async def call_many(self, commands: Sequence[Sequence[Argument]]) -> list[Any]:
+        """Commands in one round trip. A command's own error stands in its place, translated."""
+        if not commands:
+            return []
+        with translated():
+            pipeline = self._commands.pipeline(transaction=False)
+            for command in commands:
+                pipeline.execute_command(*command)
+            answers = await pipeline.execute(raise_on_error=False)
+        return [translate(each) if isinstance(each, Exception) else each for each in answers]
+
+    async def read(self, *command: Argument) -> Any:
+        """One command that may wait at the server, on a connection kept for such."""
+        with translated():
+            return await self._reader.execute_command(*command)  # type: ignore[no-untyped-call]
+
+    async def run(self, name: str, keys: Sequence[str], arguments: Sequence[Argument]) -> Any:
+        """One script. Raises as :meth:`call` does."""
+        (answer,) = await self.run_many(name, [(keys, arguments)])
+        if isinstance(answer, Exception):
+            raise answer
+        return answer
+
+    async def run_many(
+        self, name: str, calls: Sequence[tuple[Sequence[str], Sequence[Argument]]]
+    ) -> list[Any]:
+        """One script several times in one round trip. A call's own error stands in its place, translated."""
+        script = load_script(name)
+        answers = await self._evaluate(script, calls)
+        missing = [number for number, each in enumerate(answers) if _no_script(each)]
+        if missing:
+            await self.call("SCRIPT", "LOAD", script.text)
+            again = await self._evaluate(script, [calls[number] for number in missing])
+            for number, answer in zip(missing, again, strict=True):
+                answers[number] = answer
+        self.announce_change()
+        return [translate(each) if isinstance(each, Exception) else each for each in answers]
+
+    async def _evaluate(
+        self, script: Script, calls: Sequence[tuple[Sequence[str], Sequence[Argument]]]
+    ) -> list[Any]:
+        with translated():
+            pipeline = self._commands.pipeline(transaction=False)
+            for keys, arguments in calls:
+                pipeline.execute_command(
+                    "EVALSHA", script.digest, len(keys), *keys, *arguments
+                )
+            return await pipeline.execute(raise_on_error=False)
+
+    def announce_change(self) -> None:
+        """Wake whoever waits in :meth:`wait_for_change`."""
+        self._changed.set()
+        self._changed = anyio.Event()
+
+    async def wait_for_change(self, seconds: float) -> None:
+        """Wait until something was written through this connection, at most ``seconds``."""
+        changed = self._changed
+        with anyio.move_on_after(seconds):
+            await changed.wait()
+
+
+def _plain(client: Client) -> Client:
+    """A client on the same connections that hands out answers as they came.
+
+    The client library parses the answers of many commands into shapes that differ between its versions.
+    """
+    plain = Redis(connection_pool=client.connection_pool)
+    plain.response_callbacks = {}  # type: ignore[assignment]
+    return plain
+
+
+def _no_script(answer: Any) -> bool:
+    return isinstance(answer, exceptions.NoScriptError) or str(answer).startswith("NOSCRIPT")

@@ -1,0 +1,287 @@
+"""The commit gate's typed side: decisions, their arguments for the script, and its answers."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from enum import StrEnum
+from typing import ClassVar
+
+from choreo.broker.connection import Argument, Connection
+from choreo.wire.envelope import Reason
+from choreo.wire.keys import Keys
+
+
+class Verdict(StrEnum):
+    """What the gate answers to a decision."""
+
+    RUN = "run"
+    """Begin: run the handler."""
+    DOUBT = "doubt"
+    """Begin: the saga unwinds; do not run the step, but it may have run before."""
+    WAITING = "waiting"
+    """Begin: a join keeps the event until the others are there. Settled."""
+    COMMITTED = "committed"
+    """It is written, by this try or an earlier one with the same token."""
+    DUPLICATE = "duplicate"
+    """Another attempt has committed this already."""
+    STALE = "stale"
+    """The delivery is another worker's, or nobody's. Nothing was changed."""
+    LATE = "late"
+    """The saga unwinds: events were withheld, or the step was not run."""
+    CLOSED = "closed"
+    """Too late for the saga's state."""
+    BLOCKED = "blocked"
+    """A key in the way has the wrong type; nothing was changed. Try again when it is gone."""
+
+
+@dataclass(frozen=True, slots=True)
+class Answer:
+    """A verdict and what comes with it: after ``RUN`` the saga's type and packed events."""
+
+    verdict: Verdict
+    rest: tuple[bytes, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class Identity:
+    """Who decides: a participant (its consumer group) and one of its workers (a consumer in it)."""
+
+    participant: str
+    consumer: str
+
+
+@dataclass(frozen=True, slots=True)
+class Head:
+    """What every decision says of its delivery."""
+
+    partition: int
+    stream: str
+    """Key of the stream or inbox that delivered it."""
+    entry: str
+    """Stream id of the entry."""
+    deliveries: int
+    """How often the server has delivered it, this time included."""
+    saga_id: str
+    saga_type: str
+    step: str
+    event: str
+    """Id of the event; in an undo, of the event that the step handled."""
+    type: str
+    token: str
+    """Marks this attempt: a commit that is sent again is recognised by it."""
+    back: bool = False
+    began: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class Emission:
+    """An event to be published: its id, where it goes, and what it does to the saga.
+
+    ``ends`` is empty, ``a`` (aborts), ``c1`` (completes) or ``cN`` (completes with N - 1 others).
+    """
+
+    stream: str
+    id: str
+    type: str
+    ends: str
+    data: bytes
+
+
+@dataclass(frozen=True, slots=True)
+class Letter:
+    """A dead letter: its id and the fields of its entry."""
+
+    id: str
+    fields: tuple[Argument, ...]
+
+    @classmethod
+    def of(cls, letter_id: str, reason: Reason, **about: Argument) -> Letter:
+        """A letter with a reason code and any further fields."""
+        pairs = {"reason": reason.value, **about}
+        return cls(letter_id, tuple(part for pair in pairs.items() for part in pair))
+
+
+class _Keyring:
+    """Numbers the keys of one call, each once."""
+
+    def __init__(self, fixed: Sequence[str]) -> None:
+        self.keys = list(fixed)
+        self._numbers: dict[str, int] = {}
+
+    def number(self, *keys: str) -> int:
+        """The number of the first of ``keys``, which stand one after the other."""
+        found = self._numbers.get(keys[0])
+        if found is None:
+            found = self._numbers[keys[0]] = len(self.keys) + 1
+            self.keys.extend(keys)
+        return found
+
+
+@dataclass(frozen=True, slots=True)
+class Decision:
+    """Something that a worker decides about a delivery. ``kind`` is the script's word for it."""
+
+    kind: ClassVar[str]
+    head: Head
+
+    def body(self, ring: _Keyring) -> list[Argument]:
+        """The arguments after the head."""
+        raise NotImplementedError
+
+
+@dataclass(frozen=True, slots=True)
+class Begin(Decision):
+    """May this step run? Answers run, doubt, waiting, duplicate, late, stale or blocked."""
+
+    kind: ClassVar[str] = "begin"
+    ledger: str = ""
+    undoable: bool = False
+    joins: tuple[str, ...] = ()
+    """For a join: its event types, in order."""
+    part: bytes = b""
+    """For a join: this event, packed."""
+
+    def body(self, ring: _Keyring) -> list[Argument]:
+        return [self.ledger, _flag(self.undoable), len(self.joins), *self.joins, self.part]
+
+
+@dataclass(frozen=True, slots=True)
+class Done(Decision):
+    """A step took effect (or may have, if ``result`` is ``None`` and ``keep``), and emits events."""
+
+    kind: ClassVar[str] = "done"
+    ledger: str = ""
+    keep: bool = False
+    """Whether there is something to undo: make a ledger entry."""
+    input: bytes = b""
+    result: bytes | None = None
+    joins: tuple[str, ...] = ()
+    emissions: tuple[Emission, ...] = ()
+    traceparent: str = ""
+
+    def body(self, ring: _Keyring) -> list[Argument]:
+        known = self.result is not None
+        return [
+            self.ledger, _flag(self.keep), self.input, _flag(known), self.result or b"",
+            len(self.joins), *self.joins, *_emissions(self.traceparent, self.emissions, ring),
+        ]  # fmt: skip
+
+
+@dataclass(frozen=True, slots=True)
+class Failed(Decision):
+    """A step will not be tried again. ``reason`` ``dead``: an error; ``aborted``: the business said no."""
+
+    kind: ClassVar[str] = "failed"
+    reason: str
+    note: str
+    letter: Letter
+    detail: str = ""
+    ledger: str = ""
+    keep: bool = False
+    """Whether it may have taken effect, and so must be undone."""
+    input: bytes = b""
+    joins: tuple[str, ...] = ()
+
+    def body(self, ring: _Keyring) -> list[Argument]:
+        return [
+            self.reason, self.note, self.detail, self.ledger, _flag(self.keep), self.input,
+            len(self.joins), *self.joins, self.letter.id, len(self.letter.fields), *self.letter.fields,
+        ]  # fmt: skip
+
+
+@dataclass(frozen=True, slots=True)
+class BeginUndo(Decision):
+    """May this undo run? Answers run (with the packed input and result), duplicate or closed."""
+
+    kind: ClassVar[str] = "begin_undo"
+    undo: str
+
+    def body(self, ring: _Keyring) -> list[Argument]:
+        return [self.undo]
+
+
+@dataclass(frozen=True, slots=True)
+class Undone(Decision):
+    """An undo took effect, and emits compensating events."""
+
+    kind: ClassVar[str] = "undone"
+    undo: str
+    emissions: tuple[Emission, ...] = ()
+    traceparent: str = ""
+
+    def body(self, ring: _Keyring) -> list[Argument]:
+        return [self.undo, *_emissions(self.traceparent, self.emissions, ring)]
+
+
+@dataclass(frozen=True, slots=True)
+class Stuck(Decision):
+    """An undo will not be tried again by itself."""
+
+    kind: ClassVar[str] = "stuck"
+    undo: str
+    note: str
+    detail: str
+    letter: Letter
+
+    def body(self, ring: _Keyring) -> list[Argument]:
+        fields = self.letter.fields
+        return [self.undo, "stuck", self.note, self.detail, self.letter.id, len(fields), *fields]
+
+
+@dataclass(slots=True)
+class Gate:
+    """Sends decisions to the server, a batch per partition."""
+
+    connection: Connection
+    keys: Keys
+
+    async def decide(
+        self, identity: Identity, now: int, batches: Sequence[tuple[int, Sequence[Decision]]]
+    ) -> list[list[Answer] | Exception]:
+        """The answers to batches of decisions, each of one partition and at most ``limits.MAX_BATCH`` long.
+
+        ``now`` is in milliseconds since the epoch. A batch that the server refused whole has its error
+        in its place; nothing of it was written.
+
+        Raises:
+            BrokerUnavailable: if it is not known what was written; send the same decisions again.
+        """
+        calls = [self._call(identity, now, partition, decisions) for partition, decisions in batches]
+        answers = await self.connection.run_many("gate", calls)
+        return [each if isinstance(each, Exception) else [_answer(row) for row in each] for each in answers]
+
+    def _call(
+        self, identity: Identity, now: int, partition: int, decisions: Sequence[Decision]
+    ) -> tuple[list[str], list[Argument]]:
+        keys = self.keys
+        fixed = [keys.journal(partition), keys.dead(partition), keys.letters(partition)]
+        ring = _Keyring(fixed)
+        arguments: list[Argument] = [
+            now, identity.participant, identity.consumer, keys.inbox_prefix(partition), len(decisions)
+        ]  # fmt: skip
+        for decision in decisions:
+            head = decision.head
+            record = keys.record(partition, head.saga_id)
+            arguments += (
+                decision.kind, ring.number(record, keys.work(partition, head.saga_id)),
+                ring.number(head.stream), head.entry, head.deliveries, head.saga_id, head.saga_type,
+                head.step, head.event, head.type, head.token, _flag(head.back), head.began,
+            )  # fmt: skip
+            arguments += decision.body(ring)
+        return ring.keys, arguments
+
+
+def _flag(value: bool) -> str:
+    return "1" if value else ""
+
+
+def _emissions(traceparent: str, emissions: Sequence[Emission], ring: _Keyring) -> list[Argument]:
+    arguments: list[Argument] = [traceparent, len(emissions)]
+    for each in emissions:
+        arguments += (ring.number(each.stream), each.id, each.type, each.ends, each.data)
+    return arguments
+
+
+def _answer(row: list[bytes]) -> Answer:
+    return Answer(Verdict(row[0].decode()), tuple(row[1:]))

@@ -1,0 +1,71 @@
+"""What a process checks and leaves behind when it joins a namespace."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from choreo.broker.connection import Connection
+from choreo.broker.groups import fields_of
+from choreo.errors import BrokerRefused, LayoutMismatch, UnsupportedServer
+from choreo.wire.keys import Keys
+from choreo.wire.limits import LAYOUT_VERSION, MIN_SERVER
+
+
+@dataclass(frozen=True, slots=True)
+class Meta:
+    """The namespace as a whole."""
+
+    connection: Connection
+    keys: Keys
+
+    async def join(self) -> None:
+        """Make sure that this process and the namespace fit, and mark the namespace if it is new.
+
+        Raises:
+            UnsupportedServer: if the server is older than ``limits.MIN_SERVER``.
+            LayoutMismatch: if the namespace has another layout version or number of partitions.
+        """
+        await self.check_server()
+        mine = {"layout": LAYOUT_VERSION, "partitions": self.keys.partitions}
+        for name, value in mine.items():
+            await self.connection.call("HSETNX", self.keys.meta, name, value)
+        theirs = await self.connection.call("HMGET", self.keys.meta, *mine)
+        for (name, value), found in zip(mine.items(), theirs, strict=True):
+            if found.decode() != str(value):
+                raise LayoutMismatch(
+                    f"namespace {self.keys.namespace!r} on {self.connection.url or 'the server'} has"
+                    f" {name} {found.decode()}, this process has {value}: sagas would be split."
+                    " Use the same streams.yaml everywhere, or another namespace"
+                )
+
+    async def check_server(self) -> None:
+        """Raises:
+        UnsupportedServer: if the server is older than ``limits.MIN_SERVER``.
+        """
+        version = await self.server_version()
+        if version and version < MIN_SERVER:
+            wanted = ".".join(map(str, MIN_SERVER))
+            found = ".".join(map(str, version))
+            raise UnsupportedServer(
+                f"the server at {self.connection.url or 'this address'} is version {found};"
+                f" choreo needs Redis {wanted} or newer, or Valkey"
+            )
+
+    async def server_version(self) -> tuple[int, ...]:
+        """The version that the server reports to be compatible with; empty if it does not say."""
+        try:
+            answer = await self.connection.call("INFO", "server")
+        except BrokerRefused:  # fakeredis has no INFO, and a user may not be allowed to ask
+            return ()
+        lines = answer.decode(errors="replace").splitlines()
+        text = next((line.partition(":")[2] for line in lines if line.startswith("redis_version:")), "")
+        return tuple(int(part) for part in text.split(".") if part.isdigit())
+
+    async def publish_contract(self, participant: str, contract: bytes) -> None:
+        """Say what a participant reacts to and emits, as JSON."""
+        await self.connection.call("HSET", self.keys.contracts, participant, contract)
+
+    async def contracts(self) -> dict[str, bytes]:
+        """Every participant's contract, as its workers last said."""
+        flat = await self.connection.call("HGETALL", self.keys.contracts)
+        return {name.decode(): contract for name, contract in fields_of(flat).items()}

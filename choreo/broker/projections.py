@@ -1,0 +1,156 @@
+"""Where the tracker keeps its progress, views, traces and indexes, and how they are asked."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import TypeAlias
+
+from choreo.broker.connection import BLOCK, Argument, Connection
+from choreo.broker.gate import Letter
+from choreo.broker.groups import fields_of, pairs
+from choreo.model.saga import State
+from choreo.wire.keys import TRACKER_GROUP, Keys
+
+Entry: TypeAlias = tuple[str, dict[bytes, bytes]]
+
+#: Sagas whose projections one script deletes at most.
+_WIPE = 500
+
+
+@dataclass(frozen=True, slots=True)
+class Update:
+    """What a batch of entries makes of one saga. Facts and view are packed."""
+
+    saga_id: str
+    view: bytes
+    facts: Sequence[bytes]
+    """The facts that are new."""
+    started: int
+    """Milliseconds since the epoch; the order of listings."""
+    leave: tuple[str, str] | None
+    """The (type, state) under which it was listed before."""
+    enter: tuple[str, str]
+    """The (type, state) under which it is listed from now on."""
+
+
+@dataclass(slots=True)
+class Batch:
+    """What the tracker made of entries of one partition: written whole, or not at all."""
+
+    partition: int
+    before: dict[str, str] = field(default_factory=dict)
+    """Stream key -> the position (entry id) from which was read."""
+    after: dict[str, str] = field(default_factory=dict)
+    """Stream key -> the last entry that the batch holds."""
+    updates: list[Update] = field(default_factory=list)
+    letters: list[Letter] = field(default_factory=list)
+
+
+@dataclass(frozen=True, slots=True)
+class Projections:
+    """The tracker's own keys of one namespace."""
+
+    connection: Connection
+    keys: Keys
+
+    async def positions(self, partition: int, streams: Sequence[str]) -> dict[str, str]:
+        """How far each stream has been projected: entry ids, ``0-0`` where nothing was."""
+        fields = [f"at:{stream}" for stream in streams]
+        found = await self.connection.call("HMGET", self.keys.tracker(partition), *fields)
+        return {
+            stream: position.decode() if position else "0-0"
+            for stream, position in zip(streams, found, strict=True)
+        }
+
+    async def read(self, positions: Mapping[str, str], count: int, *, wait: bool) -> dict[str, list[Entry]]:
+        """Entries behind ``positions``: at most ``count`` of each stream. ``wait``: up to a second."""
+        block = ("BLOCK", int(BLOCK * 1000)) if wait and self.connection.blocking else ()
+        read = self.connection.read if block else self.connection.call
+        answer = await read("XREAD", "COUNT", count, *block, "STREAMS", *positions, *positions.values())
+        return {
+            stream.decode(): [(entry.decode(), fields) for entry, fields in entries]
+            for stream, entries in pairs(answer)
+        }
+
+    async def load(self, partition: int, saga_ids: Sequence[str]) -> list[list[bytes]]:
+        """The packed facts of each saga, as far as they were projected."""
+        commands = [("LRANGE", self.keys.trace(partition, saga_id), 0, -1) for saga_id in saga_ids]
+        answers = await self.connection.call_many(commands)
+        for answer in answers:
+            if isinstance(answer, Exception):
+                raise answer
+        return answers
+
+    async def write(self, batch: Batch) -> bool:
+        """Write a batch; ``False`` if another tracker was faster or the views are being wiped.
+
+        Raises:
+            BrokerUnavailable: if it is not known whether it was written. Trying it again is safe.
+        """
+        keys, partition = self.keys, batch.partition
+        names = [keys.tracker(partition), keys.dead(partition), keys.letters(partition)]
+        arguments: list[Argument] = [TRACKER_GROUP, len(batch.after)]
+        for stream, position in batch.after.items():
+            names.append(stream)
+            arguments += (len(names), batch.before[stream], position)
+        arguments.append(len(batch.updates))
+        indexes: dict[tuple[str, str], int] = {}
+
+        def number(listed: tuple[str, str]) -> int:
+            if listed not in indexes:
+                names.append(keys.index(partition, *listed))
+                indexes[listed] = len(names)
+            return indexes[listed]
+
+        for update in batch.updates:
+            names += (keys.view(partition, update.saga_id), keys.trace(partition, update.saga_id))
+            arguments += (len(names) - 1, len(names), update.saga_id, update.view, update.started)
+            arguments += (number(update.leave) if update.leave else "", number(update.enter))
+            arguments += (len(update.facts), *update.facts)
+        arguments.append(len(batch.letters))
+        for letter in batch.letters:
+            arguments += (letter.id, len(letter.fields), *letter.fields)
+        return bool(await self.connection.run("project", names, arguments) == b"ok")
+
+    async def views(self, saga_ids: Sequence[str]) -> list[bytes | None]:
+        """The packed view of each saga, ``None`` where there is none."""
+        keys = self.keys
+        commands = [("GET", keys.view(keys.partition(saga_id), saga_id)) for saga_id in saga_ids]
+        answers = await self.connection.call_many(commands)
+        for answer in answers:
+            if isinstance(answer, Exception):
+                raise answer
+        return answers
+
+    async def listed(
+        self, types: Sequence[str], states: Sequence[State], since: int, until: int, limit: int
+    ) -> list[tuple[int, str]]:
+        """The newest sagas of these types and states that began within a time: (start time in ms, id).
+
+        ``since`` and ``until`` are milliseconds since the epoch, both included. At most ``limit``.
+        """
+        commands = [
+            ("ZREVRANGEBYSCORE", self.keys.index(partition, saga_type, state), until, since,
+             "WITHSCORES", "LIMIT", 0, limit)
+            for partition in range(self.keys.partitions) for saga_type in types for state in states
+        ]  # fmt: skip
+        found: set[tuple[int, str]] = set()
+        for answer in await self.connection.call_many(commands):
+            if isinstance(answer, Exception):
+                raise answer
+            scores = fields_of(answer)
+            found.update((int(float(score)), saga_id.decode()) for saga_id, score in scores.items())
+        return sorted(found, key=lambda item: (-item[0], item[1]))[:limit]
+
+    async def wipe(self, partition: int, *, begin: bool) -> None:
+        """Delete every projection of a partition and go back to the beginning of its streams.
+
+        Without ``begin`` only goes on with a wipe that was begun. Safe to run from several processes,
+        and to be killed: whoever comes next goes on.
+        """
+        arguments: list[Argument] = ["begin", self.keys.view(partition, ""), self.keys.trace(partition, ""), _WIPE]
+        if not begin:
+            arguments[0] = "go on"
+        while await self.connection.run("wipe", [self.keys.tracker(partition)], arguments) != -1:
+            arguments[0] = "go on"

@@ -1,0 +1,290 @@
+-- What every script that changes a saga shares. It is put before each of them: Lua scripts on the
+-- server cannot import.
+--
+-- A change is planned first and applied then. Planning only reads; it collects what is to be written.
+-- apply() looks at every target before it writes, because nothing is rolled back when a command fails
+-- half-way. Its first write is an HSET, which the server refuses when it is out of memory.
+--
+-- Record (hash {tag}:saga:<id>)           Work (hash {tag}:work:<id>)
+--   state, seq    how it stands              n, f      ledger entries not settled, and failed ones
+--   type, origin  saga type, first event     e:<entry> "<status> <children> <parents>"
+--   all           ends seen of `all: [...]`  i:<entry> packed input     r:<entry> packed result
+--   d:<p>:<event> done mark of a step        j:<p>/<s>:<type>, k:...    a join's part and its ledger
+--   u:<entry>     done mark of an undo       x:<entry>:<type>           parts of a join that fired
+--
+-- An entry is <participant>/<step>:<event id>. Status: S started, D done, U undo asked for, F failed.
+-- `children` counts the entries that it caused and that are not settled.
+
+local ENTRY = '^([^/]+)/(.-):(.*)$'
+
+local function value_or(value, default)
+  if value == false or value == nil then return default end
+  return value
+end
+
+-- Types of keys, looked up once in a script's run.
+local kinds = {}
+local function misfit(key, wanted)
+  local kind = kinds[key]
+  if kind == nil then
+    kind = redis.call('TYPE', key)
+    if type(kind) == 'table' then kind = kind.ok end
+    kinds[key] = kind
+  end
+  return kind ~= 'none' and kind ~= wanted
+end
+
+-- A saga's change, being planned. subject is its id; sagatype is what the caller believes its type to be.
+local function open_saga(record, work, subject, sagatype)
+  local known = redis.call('HMGET', record, 'state', 'seq', 'type')
+  return {
+    record = record, work = work, subject = subject,
+    state = value_or(known[1], 'running'),
+    seq = tonumber(value_or(known[2], '0')),
+    type = value_or(known[3], sagatype),
+    turned = false, changed = not known[1], told = false,
+    fields = {}, rows = {}, dirty = {}, blobs = {}, drops = {}, asks = {}, events = {}, journal = {},
+    letter = nil, counts = nil,
+  }
+end
+
+local function turn(saga, state)
+  saga.state = state
+  saga.seq = saga.seq + 1
+  saga.turned = true
+  saga.changed = true
+end
+
+---- the ledger ----------------------------------------------------------------------------------
+
+local function counts(saga)
+  if not saga.counts then
+    local known = redis.call('HMGET', saga.work, 'n', 'f')
+    saga.counts = { n = tonumber(value_or(known[1], '0')), f = tonumber(value_or(known[2], '0')) }
+  end
+  return saga.counts
+end
+
+local function parse_row(text)
+  local status, children, parents = string.match(text, '^(%a) (%d+) ?(.*)$')
+  return { status = status, children = tonumber(children), parents = parents }
+end
+
+-- The ledger's row of an entry, or false.
+local function row_of(saga, entry)
+  local row = saga.rows[entry]
+  if row == nil then
+    local text = redis.call('HGET', saga.work, 'e:' .. entry)
+    row = text and parse_row(text) or false
+    saga.rows[entry] = row
+  end
+  return row
+end
+
+local function put_row(saga, entry, row)
+  saga.rows[entry] = row
+  saga.dirty[entry] = true
+end
+
+-- Ledger entries of several events as one list, each once.
+local function merge(ledgers)
+  local seen, merged = {}, {}
+  for parent in string.gmatch(table.concat(ledgers, ' '), '%S+') do
+    if not seen[parent] then
+      seen[parent] = true
+      merged[#merged + 1] = parent
+    end
+  end
+  return merged
+end
+
+-- Enter a step that is about to run (or has run). Only parents that are in the ledger count.
+local function enter(saga, entry, status, parents)
+  local known = {}
+  for _, parent in ipairs(merge({ parents })) do
+    local row = row_of(saga, parent)
+    if row and parent ~= entry then
+      row.children = row.children + 1
+      put_row(saga, parent, row)
+      known[#known + 1] = parent
+    end
+  end
+  put_row(saga, entry, { status = status, children = 0, parents = table.concat(known, ' ') })
+  counts(saga).n = counts(saga).n + 1
+end
+
+local function ask(saga, entry, row)
+  row.status = 'U'
+  put_row(saga, entry, row)
+  saga.asks[#saga.asks + 1] = entry
+end
+
+-- Nothing is left to do for this entry: its parents may be next.
+local function settle(saga, entry, row, failed)
+  for parent in string.gmatch(row.parents, '%S+') do
+    local above = row_of(saga, parent)
+    if above then
+      above.children = above.children - 1
+      put_row(saga, parent, above)
+      if above.children == 0 and above.status == 'D' and saga.state ~= 'running' then
+        ask(saga, parent, above)
+      end
+    end
+  end
+  counts(saga).n = counts(saga).n - 1
+  if failed then
+    row.status = 'F'
+    put_row(saga, entry, row)
+    counts(saga).f = counts(saga).f + 1
+  else
+    put_row(saga, entry, false)
+    saga.drops[#saga.drops + 1] = 'i:' .. entry
+    saga.drops[#saga.drops + 1] = 'r:' .. entry
+  end
+end
+
+-- If the saga unwinds and nothing is left to undo, it has ended.
+local function close_if_unwound(saga)
+  if saga.state == 'compensating' and counts(saga).n == 0 then
+    turn(saga, counts(saga).f > 0 and 'failed' or 'compensated')
+  end
+end
+
+-- From open to unwinding: every entry that caused nothing which is left to undo is undone first.
+local function unwind(saga)
+  turn(saga, 'compensating')
+  for _, field in ipairs(redis.call('HKEYS', saga.work)) do
+    if string.sub(field, 1, 2) == 'e:' then row_of(saga, string.sub(field, 3)) end
+  end
+  local leaves = {}
+  for entry, row in pairs(saga.rows) do
+    if row and row.status == 'D' and row.children == 0 then leaves[#leaves + 1] = entry end
+  end
+  table.sort(leaves)
+  for _, entry in ipairs(leaves) do ask(saga, entry, saga.rows[entry]) end
+  close_if_unwound(saga)
+end
+
+---- facts ---------------------------------------------------------------------------------------
+
+local function append(fields, name, value)
+  if value ~= nil and value ~= false and value ~= '' then
+    fields[#fields + 1] = name
+    fields[#fields + 1] = value
+  end
+end
+
+-- Put the state change and the requests to undo of this commit on the fact that tells of it.
+local function append_outcome(saga, fields)
+  if saga.turned then
+    append(fields, 'state', saga.state)
+    append(fields, 'seq', tostring(saga.seq))
+    saga.turned = false
+  end
+  if not saga.told and #saga.asks > 0 then
+    append(fields, 'asks', table.concat(saga.asks, ' '))
+    saga.told = true
+  end
+end
+
+-- A journal entry. `about` holds the attributes that are particular to its kind.
+local function journal(saga, now, kind, id, about)
+  local fields = { 'id', kind .. ':' .. id, 'kind', kind, 'subject', saga.subject, 'time', now }
+  append(fields, 'sagatype', saga.type)
+  for _, name in ipairs({ 'type', 'cause', 'participant', 'step', 'undo', 'began', 'note', 'detail' }) do
+    append(fields, name, about[name])
+  end
+  append_outcome(saga, fields)
+  saga.journal[#saga.journal + 1] = fields
+end
+
+---- writing -------------------------------------------------------------------------------------
+
+-- The first target that could not be written, or nil. keys: journal, dead, letters, inbox (a prefix).
+local function blocked(saga, keys)
+  if misfit(saga.record, 'hash') then return saga.record end
+  if misfit(saga.work, 'hash') then return saga.work end
+  if misfit(keys.journal, 'stream') then return keys.journal end
+  if saga.letter then
+    if misfit(keys.dead, 'stream') then return keys.dead end
+    if misfit(keys.letters, 'hash') then return keys.letters end
+  end
+  for _, event in ipairs(saga.events) do
+    if misfit(event.stream, 'stream') then return event.stream end
+  end
+  for _, entry in ipairs(saga.asks) do
+    local inbox = keys.inbox .. string.match(entry, ENTRY)
+    if misfit(inbox, 'stream') then return inbox end
+  end
+  return nil
+end
+
+local function write_ledger(saga)
+  local sets, drops = saga.blobs, saga.drops
+  for entry in pairs(saga.dirty) do
+    local row = saga.rows[entry]
+    if row then
+      sets[#sets + 1] = 'e:' .. entry
+      sets[#sets + 1] = row.status .. ' ' .. row.children .. ' ' .. row.parents
+    else
+      drops[#drops + 1] = 'e:' .. entry
+    end
+  end
+  if saga.counts then
+    if saga.counts.n == 0 and saga.counts.f == 0 then
+      drops[#drops + 1] = 'n'
+      drops[#drops + 1] = 'f'
+    else
+      sets[#sets + 1] = 'n'
+      sets[#sets + 1] = saga.counts.n
+      sets[#sets + 1] = 'f'
+      sets[#sets + 1] = saga.counts.f
+    end
+  end
+  if #sets > 0 then redis.call('HSET', saga.work, unpack(sets)) end
+  if #drops > 0 then redis.call('HDEL', saga.work, unpack(drops)) end
+end
+
+-- A completed saga is never undone: its ledger goes, what its joins still wait with stays.
+local function forget_ledger(saga)
+  local drops = {}
+  for _, field in ipairs(redis.call('HKEYS', saga.work)) do
+    if not string.find(field, '^[jkx]:') then drops[#drops + 1] = field end
+    if #drops == 1000 then
+      redis.call('HDEL', saga.work, unpack(drops))
+      drops = {}
+    end
+  end
+  if #drops > 0 then redis.call('HDEL', saga.work, unpack(drops)) end
+end
+
+local function send_asks(saga, keys, now)
+  for _, entry in ipairs(saga.asks) do
+    redis.call('XADD', keys.inbox .. string.match(entry, ENTRY), '*', 'id', 'undo:' .. entry,
+      'type', 'choreo.undo', 'subject', saga.subject, 'time', now, 'sagatype', saga.type, 'data', entry)
+  end
+end
+
+-- Write a planned change. Only to be called when blocked() found nothing.
+local function apply(saga, keys, now)
+  local fields = saga.fields
+  if saga.changed then
+    append(fields, 'state', saga.state)
+    append(fields, 'seq', tostring(saga.seq))
+    append(fields, 'type', saga.type)
+  end
+  if #fields > 0 then redis.call('HSET', saga.record, unpack(fields)) end
+  write_ledger(saga)
+  if saga.changed and saga.state == 'completed' then forget_ledger(saga) end
+  for _, event in ipairs(saga.events) do
+    redis.call('XADD', event.stream, '*', unpack(event.fields))
+  end
+  send_asks(saga, keys, now)
+  for _, fact in ipairs(saga.journal) do
+    redis.call('XADD', keys.journal, '*', unpack(fact))
+  end
+  local letter = saga.letter
+  if letter and redis.call('HSETNX', keys.letters, letter.id, 'open') == 1 then
+    redis.call('XADD', keys.dead, '*', 'letter', letter.id, unpack(letter.fields))
+  end
+end

@@ -1,0 +1,233 @@
+"""Facts: what streams and journal say about one saga, and the view that is a function of their set.
+
+A fact has an id of its own. Facts may arrive twice, late or shuffled: the view is computed from the
+*set*, put into one canonical order, so it comes out the same whatever the order of arrival was.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from enum import StrEnum
+
+import msgspec
+
+from choreo.model.saga import State
+
+
+class Kind(StrEnum):
+    """What a fact tells. The values stand on the wire and in traces."""
+
+    EVENT = "event"
+    """An event was published. If a step or an undo emitted it, this also says that it succeeded."""
+    DONE = "done"
+    """A step succeeded and emitted nothing."""
+    WAITING = "waiting"
+    """A join got one of its events and waits for the others."""
+    LATE = "late"
+    """A step succeeded when its saga was unwinding already: its events were withheld."""
+    SKIPPED = "skipped"
+    """A step did not run, because its saga was unwinding already."""
+    ABORTED = "aborted"
+    """A step raised Abort."""
+    DEAD = "dead"
+    """A step failed for good; the delivery is a dead letter."""
+    UNDONE = "undone"
+    """An undo succeeded."""
+    STUCK = "stuck"
+    """An undo failed for good; the delivery is a dead letter."""
+    ORDERED = "ordered"
+    """An operator changed the saga."""
+    REFUSED = "refused"
+    """A malformed entry that names this saga became a dead letter."""
+
+
+#: Kinds that stand for a dead letter.
+LETTERS = frozenset({Kind.DEAD, Kind.STUCK, Kind.REFUSED})
+
+
+class Fact(msgspec.Struct, frozen=True, array_like=True, omit_defaults=True):
+    """One fact about a saga. Which attributes are set depends on ``kind``."""
+
+    id: str
+    kind: Kind
+    time: int
+    """When it became true: milliseconds since the epoch, by the clock of the process that said so."""
+    type: str = ""
+    """The event type: of the event itself, or of the one that the step handled."""
+    cause: str = ""
+    """Id of the event that was handled."""
+    participant: str = ""
+    step: str = ""
+    undo: str = ""
+    """Name of the undo, if it is one that ran; ``step`` is then the step that it undoes."""
+    began: int = 0
+    """When the handler began."""
+    state: str = ""
+    """The state into which this fact brought the saga, if it changed it."""
+    seq: int = 0
+    """How many state changes the saga had then seen."""
+    saga_type: str = ""
+    back: bool = False
+    """Whether it is an event of the way back."""
+    note: str = ""
+    """For people: a reason, an error, an operator's words, what a join waits for or what was withheld."""
+    detail: str = ""
+    """More for people: a traceback, a dead letter's reason code, who the operator was."""
+    asks: tuple[str, ...] = ()
+    """The undos that this commit asked for, as ``participant/step:event id``."""
+    ledger: tuple[str, ...] = ()
+    """The ledger entries that caused this event."""
+
+    @property
+    def handler(self) -> str:
+        """``participant/step`` of what ran, or empty."""
+        return f"{self.participant}/{self.step}" if self.step else self.participant
+
+
+class LastError(msgspec.Struct, frozen=True, omit_defaults=True):
+    """The most recent thing that went wrong in a saga."""
+
+    step: str
+    time: int
+    message: str
+    traceback: str = ""
+
+
+class View(msgspec.Struct, frozen=True, omit_defaults=True):
+    """Where one saga stands, as the tracker projects it. Times are milliseconds since the epoch."""
+
+    id: str
+    type: str = ""
+    status: State = State.RUNNING
+    current: str = ""
+    """What happened last: ``participant/step``, or the type of an event that no step emitted."""
+    started: int = 0
+    updated: int = 0
+    completed: int | None = None
+    """When the saga ended, however it ended."""
+    events: int = 0
+    """How many events were published."""
+    done: dict[str, int] = {}
+    """``participant/step`` -> how often it took effect."""
+    undone: dict[str, int] = {}
+    """``participant/step`` -> how often it was undone."""
+    undoing: list[str] = []
+    """The undos that were asked for and are not through yet, as ``participant/step``."""
+    dead_letters: int = 0
+    reason: str = ""
+    """Why the saga unwinds or unwound."""
+    last_error: LastError | None = None
+
+
+#: How many names of undos under way a view holds; the rest is in the trace.
+_MAX_UNDOING = 20
+
+_encode_view = msgspec.json.Encoder(order="deterministic").encode
+_decode_view = msgspec.json.Decoder(View).decode
+
+
+def encode_view(view: View) -> bytes:
+    """A view as JSON; equal views give equal bytes."""
+    return _encode_view(view)
+
+
+def decode_view(data: bytes) -> View:
+    """The reverse of :func:`encode_view`."""
+    return _decode_view(data)
+
+
+encode_fact = msgspec.msgpack.Encoder().encode
+decode_fact = msgspec.msgpack.Decoder(Fact).decode
+
+
+def add(timeline: dict[str, Fact], fact: Fact) -> bool:
+    """Add ``fact`` to a saga's timeline; ``False`` if that changes nothing.
+
+    Two facts of one id should be equal. Should a producer have sent two different events with one
+    id, the smaller one is kept, so that the order of their arrival does not show.
+    """
+    known = timeline.get(fact.id)
+    if known is not None and _canonical(known) <= _canonical(fact):
+        return False
+    timeline[fact.id] = fact
+    return True
+
+
+def in_order(timeline: Mapping[str, Fact] | Iterable[Fact]) -> list[Fact]:
+    """The facts of a timeline in their canonical order: by time, causes before effects at the same time."""
+    facts = timeline.values() if isinstance(timeline, Mapping) else timeline
+    return sorted(facts, key=lambda fact: (fact.time, fact.seq, fact.began, fact.id))
+
+
+def project(saga_id: str, timeline: Mapping[str, Fact]) -> View:
+    """The view of a saga: a function of the set of its facts.
+
+    ``timeline`` maps fact ids to facts and must not be empty.
+    """
+    facts = in_order(timeline)
+    turning = max(facts, key=lambda fact: (fact.seq, fact.time))
+    status = State(turning.state) if turning.state else State.RUNNING
+    done, undone = _count(facts)
+    return View(
+        id=saga_id,
+        type=next((fact.saga_type for fact in facts if fact.saga_type), ""),
+        status=status,
+        current=next(fact.handler or fact.type for fact in reversed(facts)),
+        started=facts[0].began or facts[0].time,
+        updated=facts[-1].time,
+        completed=turning.time if status.ended else None,
+        events=sum(fact.kind is Kind.EVENT for fact in facts),
+        done=done,
+        undone=undone,
+        undoing=_undoing(facts),
+        dead_letters=sum(fact.kind in LETTERS for fact in facts),
+        reason=next((_reason(fact) for fact in facts if fact.state in (State.COMPENSATING, State.COMPENSATED)), ""),
+        last_error=next((_error(fact) for fact in reversed(facts) if _failed(fact)), None),
+    )
+
+
+def _count(facts: list[Fact]) -> tuple[dict[str, int], dict[str, int]]:
+    """How often each step took effect, and how often it was undone."""
+    done: dict[tuple[str, str], str] = {}
+    undone: dict[tuple[str, str], str] = {}
+    for fact in facts:
+        if fact.undo:
+            if fact.kind is Kind.UNDONE:
+                undone[fact.handler, fact.cause] = fact.handler
+        elif fact.step and fact.kind in (Kind.EVENT, Kind.DONE, Kind.LATE):
+            done[fact.handler, fact.cause] = fact.handler
+    return _tally(done.values()), _tally(undone.values())
+
+
+def _tally(names: Iterable[str]) -> dict[str, int]:
+    counts: dict[str, int] = {}
+    for name in names:
+        counts[name] = counts.get(name, 0) + 1
+    return counts
+
+
+def _undoing(facts: list[Fact]) -> list[str]:
+    asked = {entry for fact in facts for entry in fact.asks}
+    settled = {f"{fact.handler}:{fact.cause}" for fact in facts if fact.kind in (Kind.UNDONE, Kind.STUCK)}
+    return sorted(entry.partition(":")[0] for entry in asked - settled)[:_MAX_UNDOING]
+
+
+def _failed(fact: Fact) -> bool:
+    return fact.kind in LETTERS or fact.kind is Kind.ABORTED
+
+
+def _error(fact: Fact) -> LastError:
+    traceback = fact.detail if fact.kind in (Kind.DEAD, Kind.STUCK) else ""
+    return LastError(fact.handler or fact.type, fact.time, fact.note, traceback)
+
+
+def _reason(fact: Fact) -> str:
+    if fact.kind is Kind.EVENT:
+        return f"{fact.type} from {fact.handler}" if fact.handler else fact.type
+    if fact.kind is Kind.ORDERED:
+        return f"{fact.note or 'ordered'} ({fact.detail})" if fact.detail else fact.note
+    return f"{fact.handler}: {fact.note}" if fact.note else fact.handler
+
+
+def _canonical(fact: Fact) -> tuple[int, bytes]:
+    return fact.time, encode_fact(fact)

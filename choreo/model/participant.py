@@ -1,0 +1,229 @@
+"""Participants and their steps: what users declare with decorators."""
+
+from __future__ import annotations
+
+import inspect
+import sys
+from collections.abc import Callable, Mapping
+from contextlib import AbstractAsyncContextManager
+from typing import Any, Generic, TypeVar
+
+from choreo.errors import ContractError
+from choreo.model import contract
+from choreo.model.contract import Handler, Outcome
+from choreo.model.event import NAME, Event, is_event_type, type_name
+
+F = TypeVar("F", bound=Callable[..., Any])
+U = TypeVar("U", bound=Callable[..., Any])
+Lifespan = Callable[[], AbstractAsyncContextManager[Any]]
+
+
+class Undo:
+    """The compensation of one step.
+
+    ``types`` are the results that it undoes. A step that returned something else (a decline, say)
+    has nothing to undo and leaves no entry in the ledger.
+    """
+
+    def __init__(self, step: Step[Any], function: Handler, names: Mapping[str, Any]) -> None:
+        hints = contract.read_hints(function, names)
+        parameters, context = contract.event_parameters(function)
+        contract.check_context(function, hints)
+        self.function = function
+        self.name = function.__name__
+        self.is_async = inspect.iscoroutinefunction(function)
+        self.takes_context = context is not None
+        self.outcome = contract.read_outcome(function, _return_hint(function, hints))
+        arity = step.arity
+        if not arity <= len(parameters) <= arity + 1:
+            raise contract.refuse(
+                function, f"takes {len(parameters)} events, but an undo of {step.name} takes"
+                f" the step's {arity} and, after them, its result or None"
+            )
+        step.check_parameters(function, parameters[:arity], hints)
+        self.takes_result = len(parameters) == arity + 1
+        self.types = step.outcome.types
+        if self.takes_result:
+            self.types = self._result_types(step, parameters[arity].name, hints)
+
+    def _result_types(self, step: Step[Any], name: str, hints: Mapping[str, Any]) -> frozenset[type[Event]]:
+        accepted = contract.read_outcome(self.function, hints.get(name), f"parameter {name!r}")
+        if not accepted.nothing:
+            raise contract.refuse(
+                self.function, f"parameter {name!r} must also allow None: that is what an undo gets"
+                " when it is not known whether the step took effect"
+            )
+        foreign = accepted.types - step.outcome.types
+        if foreign:
+            raise contract.refuse(
+                self.function, f"parameter {name!r} takes {Outcome(foreign, True, False, False).names()},"
+                f" which {step.name} never returns; it returns {step.outcome.names()}"
+            )
+        if accepted.several and not step.outcome.several:
+            raise contract.refuse(self.function, f"parameter {name!r} takes several events; {step.name} returns one")
+        return accepted.types
+
+    def covers(self, events: tuple[Event, ...]) -> bool:
+        """Whether a step that emitted ``events`` has something to undo."""
+        return not events or any(type(event) in self.types for event in events)
+
+
+class Step(Generic[F]):
+    """One handler of a participant, reacting to one event (or, as a join, to a set of them).
+
+    Call it to call the handler itself, for example in a unit test.
+    """
+
+    def __init__(
+        self, participant: str, function: F, on: tuple[type[Event], ...], join: bool, names: Mapping[str, Any]
+    ) -> None:
+        hints = contract.read_hints(function, names)
+        parameters, context = contract.event_parameters(function)
+        contract.check_context(function, hints)
+        self.participant = participant
+        self.function = function
+        self.name = function.__name__
+        self.on = on
+        self.is_join = join
+        self.is_async = inspect.iscoroutinefunction(function)
+        self.takes_context = context is not None
+        self.outcome = contract.read_outcome(function, _return_hint(function, hints))
+        self.compensation: Undo | None = None
+        if len(parameters) != self.arity:
+            raise contract.refuse(
+                function, f"takes {len(parameters)} events, but it gets {self.arity}"
+                f" ({', '.join(map(type_name, on))})"
+            )
+        self.check_parameters(function, parameters, hints)
+
+    @property
+    def arity(self) -> int:
+        """How many events the handler gets: one, or for a join one of each type."""
+        return len(self.on) if self.is_join else 1
+
+    @property
+    def location(self) -> str:
+        """``file:line`` of the handler."""
+        return contract.location(self.function)
+
+    def check_parameters(
+        self, function: Handler, parameters: list[inspect.Parameter], hints: Mapping[str, Any]
+    ) -> None:
+        """Refuse ``function`` unless its first parameters take the events that this step reacts to."""
+        expected = [(each,) for each in self.on] if self.is_join else [self.on]
+        for parameter, events in zip(parameters, expected, strict=True):
+            contract.check_accepts(function, parameter, hints.get(parameter.name), events)
+
+    def undo(self, function: U) -> U:
+        """Declare ``function`` as this step's compensation.
+
+        It gets the step's event (for a join: its events), then the step's result or ``None`` when it
+        is not known whether the step took effect, then ``ctx`` if it has such a parameter. It must
+        undo what was done and do nothing if nothing was; it may run more than once.
+
+        Raises:
+            ContractError: if its parameters do not fit the step, or the step has an undo already.
+        """
+        if self.compensation is not None:
+            raise contract.refuse(function, f"{self.name} has an undo already: {self.compensation.name}")
+        self.compensation = Undo(self, function, sys._getframe(1).f_locals)
+        return function
+
+    def __call__(self, *args: Any, **kwargs: Any) -> Any:
+        return self.function(*args, **kwargs)
+
+    def __repr__(self) -> str:
+        return f"<Step {self.participant}/{self.name} on {', '.join(map(type_name, self.on))}>"
+
+
+class Participant:
+    """One service: a name, which is its consumer group, and the steps by which it reacts.
+
+    Args:
+        name: matches ``[a-z0-9][a-z0-9._-]{0,63}``.
+        lifespan: called once per worker; returns an async context manager that opens and closes what
+            the handlers share. What it yields is ``ctx.resources``.
+    """
+
+    def __init__(self, name: str, *, lifespan: Lifespan | None = None) -> None:
+        if not NAME.fullmatch(name):
+            raise ContractError(f"participant name {name!r} must match {NAME.pattern}")
+        self.name = name
+        self.lifespan = lifespan
+        self._by_type: dict[type[Event], Step[Any]] = {}
+
+    @property
+    def steps(self) -> tuple[Step[Any], ...]:
+        """Every step, in the order of declaration."""
+        return tuple(dict.fromkeys(self._by_type.values()))
+
+    @property
+    def reactions(self) -> dict[str, Step[Any]]:
+        """Which step reacts to which event type, by the type's name."""
+        return {type_name(event): step for event, step in self._by_type.items()}
+
+    def on(self, *events: type[Event]) -> Callable[[F], Step[F]]:
+        """Declare a step that reacts to any one of ``events``.
+
+        Raises:
+            ContractError: if the handler's signature does not fit, or another step of this
+                participant reacts to one of the types already.
+        """
+        return self._declare(events, join=False)
+
+    def on_all(self, *events: type[Event]) -> Callable[[F], Step[F]]:
+        """Declare a join: a step that waits for one of each of ``events`` in a saga and gets them all.
+
+        If a type arrives again before the others have come, the newer event takes the older one's
+        place.
+
+        Raises:
+            ContractError: as for :meth:`on`, and for fewer than two types.
+        """
+        if len(events) < 2:
+            raise ContractError(f"{self.name}: on_all needs two event types or more; use on() for one")
+        return self._declare(events, join=True)
+
+    def _declare(self, events: tuple[type[Event], ...], *, join: bool) -> Callable[[F], Step[F]]:
+        names = sys._getframe(2).f_locals
+        if not events:
+            raise ContractError(f"{self.name}: on() needs at least one event type")
+
+        def declare(function: F) -> Step[F]:
+            self._check_types(function, events)
+            if any(step.name == function.__name__ for step in self.steps):
+                raise contract.refuse(function, f"participant {self.name!r} has a step of this name already")
+            step = Step(self.name, function, events, join, names)
+            self._by_type.update(dict.fromkeys(events, step))
+            return step
+
+        return declare
+
+    def _check_types(self, function: Handler, events: tuple[type[Event], ...]) -> None:
+        taken = self.reactions
+        seen: set[str] = set()
+        for event in events:
+            if not is_event_type(event):
+                raise contract.refuse(function, f"{event!r} is not a subclass of choreo.Event")
+            name = type_name(event)
+            if name in seen:
+                raise contract.refuse(function, f"{name} is listed twice")
+            seen.add(name)
+            if name in taken:
+                other = taken[name]
+                raise contract.refuse(
+                    function, f"participant {self.name!r} reacts to {name} already, in {other.name}"
+                    f" ({other.location}); one step per event type"
+                )
+
+    def __repr__(self) -> str:
+        return f"<Participant {self.name}: {', '.join(step.name for step in self.steps)}>"
+
+
+def _return_hint(function: Handler, hints: Mapping[str, Any]) -> Any:
+    if "return" not in hints:
+        raise contract.refuse(
+            function, "needs a return annotation: it is the contract of what may be emitted"
+            " (`-> None` if nothing is)"
+        )
+    return hints["return"]

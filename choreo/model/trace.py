@@ -1,0 +1,205 @@
+"""The trace: the causal tree of one saga, made from its facts. Its JSON is a stable, documented schema."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+
+import msgspec
+
+from choreo.model.facts import Fact, Kind, View
+from choreo.model.saga import State
+
+
+class Reaction(msgspec.Struct, omit_defaults=True):
+    """A step (or an undo) that handled an event. Times are milliseconds since the epoch."""
+
+    participant: str
+    step: str
+    outcome: Kind
+    """``event`` if it emitted events, else what it came to."""
+    began: int = 0
+    ended: int = 0
+    waited_ms: int = 0
+    """From the event's publication (for an undo: from when it was asked for) until the handler began."""
+    worked_ms: int = 0
+    """From when the handler began until its outcome was committed."""
+    note: str = ""
+    """The reason, the error, what a join waits for, or which events were withheld."""
+    detail: str = ""
+    """The traceback of an error."""
+    undo: str = ""
+    """In an undo: its name."""
+    order: int = 0
+    """In an undo: 1 for the first that was undone in this saga, 2 for the next, and so on."""
+    emitted: list[EventNode] = []
+    undone_by: list[Reaction] = []
+    """The undos of this step."""
+
+
+class EventNode(msgspec.Struct, omit_defaults=True):
+    """An event and what reacted to it."""
+
+    id: str
+    type: str
+    time: int
+    at_ms: int
+    """Since the saga began."""
+    source: str = ""
+    """``participant/step`` that emitted it, or the name of a producer."""
+    back: bool = False
+    """Whether it belongs to the way back."""
+    state: str = ""
+    """The state into which it brought the saga."""
+    reactions: list[Reaction] = []
+
+
+class Incident(msgspec.Struct, omit_defaults=True):
+    """Something that happened to the saga as a whole: an operator's order, a refused entry."""
+
+    kind: Kind
+    time: int
+    at_ms: int
+    note: str = ""
+    detail: str = ""
+    state: str = ""
+
+
+class Awaited(msgspec.Struct, omit_defaults=True):
+    """Something that the saga waits for."""
+
+    what: str
+    """``step``: a step that has not reacted; ``join``: a join that lacks events; ``undo``: an undo under
+    way; ``listener``: an event that nobody listens to."""
+    type: str = ""
+    """The event type that was published, or that is missing."""
+    handler: str = ""
+    """``participant/step``."""
+    since: int = 0
+
+
+class Trace(msgspec.Struct, omit_defaults=True):
+    """The causal tree of one saga."""
+
+    saga: View
+    events: list[EventNode]
+    """The events that no known step emitted: usually the one that began the saga."""
+    incidents: list[Incident] = []
+    awaits: list[Awaited] = []
+
+
+#: Event type -> the (participant, step) that react to it.
+Listeners = Mapping[str, Sequence[tuple[str, str]]]
+
+
+def build_trace(view: View, facts: Sequence[Fact], listeners: Listeners) -> Trace:
+    """The causal tree of a saga.
+
+    ``facts`` are in their canonical order and without repetition; ``listeners`` say who would react,
+    so that what has not happened yet can be named.
+    """
+    start = view.started
+    nodes = {fact.id: _event_node(fact, start) for fact in facts if fact.kind is Kind.EVENT}
+    reactions = _reactions(facts, nodes)
+    roots = []
+    for fact in facts:
+        if fact.kind is Kind.EVENT and not _attach(nodes[fact.id], fact, nodes, reactions):
+            roots.append(nodes[fact.id])
+    incidents = [_incident(fact, start) for fact in facts if fact.kind in (Kind.ORDERED, Kind.REFUSED)]
+    return Trace(view, roots, incidents, list(_awaited(view, facts, nodes, listeners)))
+
+
+def _event_node(fact: Fact, start: int) -> EventNode:
+    return EventNode(
+        fact.id, fact.type, fact.time, max(0, fact.time - start), fact.handler, fact.back, fact.state
+    )
+
+
+def _key(fact: Fact) -> tuple[str, str, str, str]:
+    return fact.participant, fact.step, fact.undo, fact.cause
+
+
+def _reactions(
+    facts: Sequence[Fact], nodes: Mapping[str, EventNode]
+) -> dict[tuple[str, str, str, str], Reaction]:
+    """Every step and undo that handled an event, hung below that event or below the step it undoes."""
+    found: dict[tuple[str, str, str, str], Reaction] = {}
+    order = 0
+    for fact in sorted(facts, key=lambda each: bool(each.undo)):
+        if not fact.step or fact.kind in (Kind.ORDERED, Kind.REFUSED):
+            continue
+        reaction = found.get(_key(fact))
+        if reaction is None:
+            reaction = found[_key(fact)] = Reaction(fact.participant, fact.step, fact.kind, undo=fact.undo)
+            if fact.undo:
+                order += 1
+                reaction.order = order
+            _hang(reaction, fact, found, nodes)
+        _tell(reaction, fact, facts, nodes)
+    return found
+
+
+def _hang(
+    reaction: Reaction, fact: Fact, found: Mapping[tuple[str, str, str, str], Reaction],
+    nodes: Mapping[str, EventNode],
+) -> None:  # fmt: skip
+    step = found.get((fact.participant, fact.step, "", fact.cause)) if fact.undo else None
+    if step is not None:
+        step.undone_by.append(reaction)
+    elif fact.cause in nodes:
+        nodes[fact.cause].reactions.append(reaction)
+
+
+def _tell(reaction: Reaction, fact: Fact, facts: Sequence[Fact], nodes: Mapping[str, EventNode]) -> None:
+    if fact.kind is not Kind.EVENT or reaction.outcome is Kind.EVENT:
+        reaction.outcome = fact.kind
+    reaction.note = reaction.note or (fact.note if fact.kind is not Kind.EVENT else "")
+    reaction.detail = reaction.detail or (fact.detail if fact.kind is not Kind.EVENT else "")
+    reaction.began = reaction.began or fact.began or fact.time
+    reaction.ended = max(reaction.ended, fact.time)
+    reaction.worked_ms = max(0, reaction.ended - reaction.began)
+    due = _asked_at(facts, f"{fact.handler}:{fact.cause}") if fact.undo else None
+    if due is None and fact.cause in nodes:
+        due = nodes[fact.cause].time
+    if due is not None:
+        reaction.waited_ms = max(0, reaction.began - due)
+
+
+def _asked_at(facts: Iterable[Fact], entry: str) -> int | None:
+    return next((fact.time for fact in facts if entry in fact.asks), None)
+
+
+def _attach(
+    node: EventNode, fact: Fact, nodes: Mapping[str, EventNode],
+    reactions: Mapping[tuple[str, str, str, str], Reaction],
+) -> bool:  # fmt: skip
+    """Hang an event below the reaction that emitted it; ``False`` if that is not known."""
+    reaction = reactions.get(_key(fact))
+    if reaction is None or fact.cause not in nodes or fact.cause == fact.id:
+        return False
+    reaction.emitted.append(node)
+    return True
+
+
+def _incident(fact: Fact, start: int) -> Incident:
+    return Incident(fact.kind, fact.time, max(0, fact.time - start), fact.note, fact.detail, fact.state)
+
+
+def _awaited(
+    view: View, facts: Sequence[Fact], nodes: Mapping[str, EventNode], listeners: Listeners
+) -> Iterable[Awaited]:
+    for name in view.undoing:
+        yield Awaited("undo", handler=name, since=view.updated)
+    reacted = {(fact.participant, fact.step, fact.cause) for fact in facts if not fact.undo}
+    fired = {(fact.participant, fact.step) for fact in facts if fact.step and fact.kind is not Kind.WAITING}
+    for fact in facts:
+        if fact.kind is Kind.WAITING and (fact.participant, fact.step) not in fired and not view.status.ended:
+            for missing in fact.note.split():
+                if not any(node.type == missing for node in nodes.values()):
+                    yield Awaited("join", missing, fact.handler, fact.time)
+    for node in nodes.values():
+        hearing = listeners.get(node.type, ())
+        for participant, step in hearing:
+            if (participant, step, node.id) not in reacted and (node.back or view.status is State.RUNNING):
+                yield Awaited("step", node.type, f"{participant}/{step}", node.time)
+        if not hearing and not view.status.ended and not node.back:
+            yield Awaited("listener", node.type, since=node.time)

@@ -1,0 +1,1 @@
+"""Running participants: reading deliveries, handling them, committing what comes of it."""

@@ -1,0 +1,118 @@
+"""Calling handlers: decoding what they get, checking and encoding what they return."""
+
+from __future__ import annotations
+
+import traceback
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import anyio
+import anyio.to_thread
+import msgspec
+
+from choreo.errors import EventError
+from choreo.model.context import Context
+from choreo.model.contract import Handler, Outcome, check_emitted, check_outcome
+from choreo.model.event import Event, type_name
+from choreo.model.participant import Step
+from choreo.wire.envelope import Envelope, encode_data
+from choreo.wire.limits import MAX_EMITTED, MAX_ERROR_CHARACTERS, MAX_TRACEBACK_CHARACTERS
+
+
+class StoredResult(msgspec.Struct, frozen=True, array_like=True):
+    """What a step returned, as the ledger keeps it for the undo."""
+
+    shape: str
+    """``none``, ``one``, ``list`` or ``tuple``."""
+    events: list[tuple[str, bytes]]
+    """Type and JSON of each event."""
+
+
+class Bench:
+    """A step made ready to run: its decoders, and its handler called in the right way."""
+
+    def __init__(self, step: Step[Any], threads: anyio.CapacityLimiter) -> None:
+        self.step = step
+        self.joins = tuple(type_name(event) for event in step.on) if step.is_join else ()
+        self._threads = threads
+        self._inputs = {type_name(event): _decoder(event) for event in step.on}
+        self._results = {type_name(event): _decoder(event) for event in step.outcome.types}
+
+    def decode(self, envelope: Envelope) -> Event:
+        """The event in an envelope.
+
+        Raises:
+            msgspec.DecodeError: if its data is not of the type as this participant knows it.
+        """
+        try:
+            return self._inputs[envelope.type](envelope.data)
+        except (UnicodeDecodeError, RecursionError) as error:
+            raise msgspec.DecodeError(str(error)) from None
+
+    async def run(self, events: Sequence[Event], context: Context) -> tuple[Any, list[Event]]:
+        """Call the step. Returns what it returned, and every event that it emits, in order."""
+        returned = await self._call(self.step.function, events, context, self.step)
+        emitted = _emitted(self.step.function, self.step.outcome, returned, context)
+        return returned, emitted
+
+    async def run_undo(self, events: Sequence[Event], result: Any, context: Context) -> list[Event]:
+        """Call the step's undo. Returns the compensating events."""
+        undo = self.step.compensation
+        assert undo is not None
+        arguments = [*events, result] if undo.takes_result else list(events)
+        returned = await self._call(undo.function, arguments, context, undo)
+        return _emitted(undo.function, undo.outcome, returned, context)
+
+    async def _call(self, function: Handler, arguments: Sequence[Any], context: Context, how: Any) -> Any:
+        if how.takes_context:
+            arguments = [*arguments, context]
+        if how.is_async:
+            return await function(*arguments)
+        return await anyio.to_thread.run_sync(function, *arguments, limiter=self._threads)
+
+    def covers(self, emitted: Sequence[Event]) -> bool:
+        """Whether the step has an undo that is concerned with such an outcome."""
+        undo = self.step.compensation
+        return undo is not None and undo.covers(tuple(emitted))
+
+    def store(self, returned: Any) -> bytes:
+        """What the step returned, packed for the ledger."""
+        if returned is None:
+            shape, events = "none", []
+        elif isinstance(returned, Event):
+            shape, events = "one", [returned]
+        else:
+            shape, events = ("tuple" if isinstance(returned, tuple) else "list"), list(returned)
+        stored = StoredResult(shape, [(type_name(event), encode_data(event)) for event in events])
+        return msgspec.msgpack.encode(stored)
+
+    def restore(self, packed: bytes) -> Any:
+        """The reverse of :meth:`store`; ``None`` if nothing was stored."""
+        if not packed:
+            return None
+        stored = msgspec.msgpack.decode(packed, type=StoredResult)
+        events = [self._results[name](data) for name, data in stored.events]
+        if stored.shape == "none":
+            return None
+        return events[0] if stored.shape == "one" else tuple(events) if stored.shape == "tuple" else events
+
+
+def _decoder(event: type[Event]) -> Callable[[bytes], Event]:
+    return msgspec.json.Decoder(event).decode
+
+
+def _emitted(function: Handler, outcome: Outcome, returned: Any, context: Context) -> list[Event]:
+    events = list(check_outcome(function, outcome, returned))
+    extra = context._emitted
+    check_emitted(function, outcome, extra)
+    emitted = [*extra, *events]
+    if len(emitted) > MAX_EMITTED:
+        raise EventError(f"{function.__name__} emitted {len(emitted)} events; at most {MAX_EMITTED} may be")
+    return emitted
+
+
+def describe(error: BaseException) -> tuple[str, str]:
+    """An error's message and its traceback, each cut to what is kept of them."""
+    message = f"{type(error).__name__}: {error}" if str(error) else type(error).__name__
+    lines = "".join(traceback.format_exception(error))
+    return message[:MAX_ERROR_CHARACTERS], lines[-MAX_TRACEBACK_CHARACTERS:]

@@ -1,0 +1,253 @@
+"""A worker: one process's share of one participant's work."""
+
+from __future__ import annotations
+
+import logging
+import os
+import secrets
+import socket
+from collections.abc import AsyncIterator, Sequence
+from contextlib import asynccontextmanager
+from dataclasses import dataclass
+from typing import Any
+
+import anyio
+from anyio.abc import TaskStatus
+
+from choreo.broker.broker import Broker
+from choreo.broker.clock import Clock, wall_clock
+from choreo.broker.connection import NoGroup
+from choreo.broker.gate import Identity
+from choreo.broker.groups import Delivery
+from choreo.broker.patience import Patience
+from choreo.errors import BrokerError, BrokerUnavailable, ConfigurationError, Fault
+from choreo.model.event import type_name
+from choreo.model.participant import Participant
+from choreo.runtime.committer import Committer
+from choreo.runtime.delivery import Handling
+from choreo.runtime.handlers import Bench
+from choreo.runtime.slots import Slots
+from choreo.runtime.upkeep import Upkeep
+from choreo.wire.cards import card_of, encode_card
+from choreo.wire.envelope import Envelope, Malformed, parse
+from choreo.wire.topology import Topology
+
+logger = logging.getLogger("choreo.runtime")
+
+#: Seconds between looks at a server that cannot hold a read (fakeredis), if nothing wakes the reader.
+_POLL = 0.05
+#: Seconds that a reader lets slots gather before it reads for a few of them.
+_GATHER = 0.005
+
+
+@dataclass(frozen=True, slots=True)
+class WorkerOptions:
+    """How a worker works. Durations are seconds."""
+
+    concurrency: int = 100
+    """Deliveries in hand at once."""
+    threads: int = 16
+    """Threads for handlers that are no coroutines."""
+    lease: float = 10.0
+    """After this long without a sign of life, other workers take over what a worker holds."""
+    grace: float = 30.0
+    """How long a stopping worker lets handlers finish."""
+
+
+class Worker:
+    """Reads what is delivered to a participant, and handles it until stopped."""
+
+    def __init__(
+        self, participant: Participant, topology: Topology, broker: Broker, *,
+        options: WorkerOptions | None = None, clock: Clock = wall_clock,
+    ) -> None:  # fmt: skip
+        check_routes(participant, topology)
+        self.participant = participant
+        self.topology = topology
+        self.broker = broker
+        self.options = options or WorkerOptions()
+        self.identity = Identity(participant.name, f"{socket.gethostname()}-{os.getpid()}-{secrets.token_hex(3)}")
+        self._clock = clock
+        self._topics = self._find_topics()
+        self._inboxes = frozenset(
+            topology.keys.inbox(partition, participant.name) for partition in range(topology.partitions)
+        )
+        self._keys = [*self._inboxes, *self._topics]
+        self._slots = Slots(self.options.concurrency)
+        self._committer = Committer(broker.gate, self.identity, clock)
+        self._stopping = anyio.Event()
+        self._patience = Patience(logger, f"{participant.name}: reading")
+
+    def _find_topics(self) -> dict[str, str]:
+        """Stream key -> topic, for every partition of every topic that this participant listens to."""
+        heard = {self.topology.stream_of(name) for name in self.participant.reactions}
+        return {
+            self.topology.keys.stream(partition, topic): topic
+            for topic in sorted(heard)
+            for partition in range(self.topology.partitions)
+        }
+
+    def stop(self) -> None:
+        """Begin to stop: read no more, let handlers finish within the grace period, hand over the rest."""
+        self._stopping.set()
+
+    async def run(self, *, task_status: TaskStatus[None] = anyio.TASK_STATUS_IGNORED) -> None:
+        """Work until :meth:`stop`. ``task_status.started()`` is called when the first read is about to begin.
+
+        Raises:
+            LayoutMismatch, UnsupportedServer: the server and this process do not fit.
+            BrokerUnavailable: the server cannot be reached at the start; later the worker waits for it.
+        """
+        await self._join()
+        async with self._lifespan() as resources, anyio.create_task_group() as background:
+            handling = self._make_handling(resources)
+            upkeep = Upkeep(self.broker.groups, self.identity, self._keys, self._slots, self.options.lease)
+            background.start_soon(self._committer.run)
+            background.start_soon(upkeep.renew_leases)
+            async with anyio.create_task_group() as handlers:
+                handlers.start_soon(upkeep.recover, self._stopping, lambda found: self._dispatch(handlers, handling, found))
+                task_status.started()
+                logger.info("%s: worker %s is ready", self.participant.name, self.identity.consumer)
+                await self._read(lambda found: self._dispatch(handlers, handling, found))
+                with anyio.move_on_after(self.options.grace):
+                    await self._slots.wait_until_idle()
+                handlers.cancel_scope.cancel()
+            background.cancel_scope.cancel()
+        await self._leave()
+
+    async def _join(self) -> None:
+        await self.broker.meta.join()
+        await self.broker.meta.publish_contract(self.participant.name, encode_card(card_of(self.participant)))
+        await self.broker.groups.ensure(self._keys, self.participant.name)
+
+    @asynccontextmanager
+    async def _lifespan(self) -> AsyncIterator[Any]:
+        if self.participant.lifespan is None:
+            yield None
+        else:
+            async with self.participant.lifespan() as resources:
+                yield resources
+
+    def _make_handling(self, resources: Any) -> Handling:
+        limiter = anyio.CapacityLimiter(self.options.threads)
+        benches = {step: Bench(step, limiter) for step in self.participant.steps}
+        return Handling(
+            self.participant.name, self.topology,
+            {name: benches[step] for name, step in self.participant.reactions.items()},
+            self._committer, self._clock, resources,
+        )  # fmt: skip
+
+    async def _leave(self) -> None:
+        try:
+            left = await self.broker.groups.leave(self.identity, self._keys)
+        except BrokerError as error:
+            logger.warning("%s: could not say goodbye: %s", self.participant.name, error)
+        else:
+            if left:
+                logger.warning("%s: %d deliveries were handed over unfinished", self.participant.name, left)
+            logger.info("%s: worker %s has stopped", self.participant.name, self.identity.consumer)
+
+    # -- reading -----------------------------------------------------------------------------------
+
+    async def _read(self, dispatch: Any) -> None:
+        while not self._stopping.is_set():
+            free = await self._slots.wait_for_free(_GATHER)
+            if self._stopping.is_set():
+                return
+            count = max(1, free // len(self._keys))
+            try:
+                found = await self.broker.groups.read(self.identity, self._keys, count, wait=True)
+                await dispatch(found)
+            except NoGroup:
+                await self._heal()
+            except BrokerError as error:
+                await self._pause(error)
+            else:
+                self._patience.succeeded()
+                if not found and not self.broker.connection.blocking:
+                    await self.broker.connection.wait_for_change(_POLL)
+
+    async def _pause(self, error: BrokerError) -> None:
+        if not isinstance(error, BrokerUnavailable):
+            logger.error("%s: %s", self.participant.name, error)
+        with anyio.move_on_after(5) as scope:
+            async with anyio.create_task_group() as waiting:
+                waiting.start_soon(self._cancel_on_stop, scope)
+                await self._patience.pause(error)
+                waiting.cancel_scope.cancel()
+
+    async def _cancel_on_stop(self, scope: anyio.CancelScope) -> None:
+        await self._stopping.wait()
+        scope.cancel()
+
+    async def _heal(self) -> None:
+        logger.warning("%s: a consumer group was gone and is made anew", self.participant.name)
+        try:
+            await self.broker.groups.ensure(self._keys, self.participant.name)
+        except BrokerError as error:
+            await self._pause(error)
+
+    # -- handling ----------------------------------------------------------------------------------
+
+    async def _dispatch(self, handlers: Any, handling: Handling, found: Sequence[Delivery]) -> None:
+        """Hand every delivery that this participant can do something with to a task of its own."""
+        unwanted: dict[str, list[str]] = {}
+        # The way back comes first: whoever waits for an undo waits with money or goods in the air.
+        for delivery in sorted(found, key=lambda each: each.stream not in self._inboxes):
+            envelope = self._understand(handling, delivery)
+            if envelope is None:
+                unwanted.setdefault(delivery.stream, []).append(delivery.entry)
+            else:
+                self._slots.hold(delivery)
+                handlers.start_soon(self._handle, handling, delivery, envelope)
+        if unwanted:
+            await self.broker.groups.acknowledge(self.participant.name, unwanted)
+
+    def _understand(self, handling: Handling, delivery: Delivery) -> Envelope | None:
+        if delivery.fields is None:
+            logger.error("%s: entry %s of %s was deleted before it was handled",
+                         self.participant.name, delivery.entry, delivery.stream)  # fmt: skip
+            return None
+        if delivery.stream not in self._inboxes:
+            return handling.understand(delivery, self._topics[delivery.stream])
+        try:
+            return parse(delivery.fields)
+        except Malformed as malformed:
+            logger.error("%s: the inbox holds a malformed entry: %s", self.participant.name, malformed)
+            return None
+
+    async def _handle(self, handling: Handling, delivery: Delivery, envelope: Envelope) -> None:
+        try:
+            async with self._slots.running():
+                handle = handling.undo if delivery.stream in self._inboxes else handling.handle
+                if not await handle(delivery, envelope):
+                    await self.broker.groups.acknowledge(
+                        self.participant.name, {delivery.stream: [delivery.entry]}
+                    )
+        except BrokerError as error:
+            # It stays pending, and is delivered again when its lease has run out.
+            logger.warning("%s: %s of %s is left pending: %s", self.participant.name,
+                           delivery.entry, delivery.stream, error)  # fmt: skip
+        finally:
+            self._slots.release(delivery)
+
+
+def check_routes(participant: Participant, topology: Topology) -> None:
+    """Refuse a participant whose contract the topology cannot carry.
+
+    Raises:
+        ConfigurationError: naming every event type that no stream carries, and where it is used.
+    """
+    faults = []
+    if not participant.steps:
+        faults.append(Fault(participant.name, "has no step; decorate a handler with @participant.on(Event)"))
+    for step in participant.steps:
+        undo = step.compensation
+        used = {*step.on, *step.outcome.types, *(undo.outcome.types if undo else ())}
+        for name in sorted(type_name(event) for event in used):
+            if name not in topology.routes:
+                where = topology.source or "the topology"
+                faults.append(Fault(step.location, f"{participant.name}/{step.name} uses {name},"
+                                    f" which no stream carries; add it to `events` of a stream in {where}"))  # fmt: skip
+    if faults:
+        raise ConfigurationError(faults)

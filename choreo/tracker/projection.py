@@ -1,0 +1,143 @@
+"""From entries of one partition to what is to be written: facts, views, listings and dead letters."""
+
+from __future__ import annotations
+
+from collections import OrderedDict
+from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+
+import msgspec
+
+from choreo.broker.gate import Letter
+from choreo.broker.projections import Batch, Entry, Update
+from choreo.model.facts import Fact, View, add, decode_fact, encode_fact, encode_view, project
+from choreo.wire.envelope import Malformed, derive_id
+from choreo.wire.facts import of_event, of_journal, of_malformed
+from choreo.wire.limits import MAX_ERROR_CHARACTERS, MAX_NAME_CHARACTERS
+from choreo.wire.topology import Topology
+
+#: Facts that the cache of one partition holds at most; beyond, sagas not seen for longest are let go.
+_CACHED_FACTS = 200_000
+#: Bytes of a malformed entry's fields that its dead letter keeps, each.
+_KEPT_BYTES = 4_000
+
+Load = Callable[[Sequence[str]], Awaitable[list[list[bytes]]]]
+
+
+@dataclass(slots=True)
+class _Timeline:
+    """A saga's facts as projected, and how it is listed."""
+
+    facts: dict[str, Fact] = field(default_factory=dict)
+    listed: tuple[str, str] | None = None
+
+
+class Projector:
+    """Folds entries of one partition. Keeps what it projected lately, so as not to read it again."""
+
+    def __init__(self, topology: Topology, partition: int) -> None:
+        keys = topology.keys
+        self.partition = partition
+        self.journal = keys.journal(partition)
+        self.topics = {keys.stream(partition, name): name for name in topology.streams}
+        self.streams = [self.journal, *self.topics]
+        self._topology = topology
+        self._timelines: OrderedDict[str, _Timeline] = OrderedDict()
+        self._cached = 0
+
+    def forget(self) -> None:
+        """Drop what is cached: somebody else has written meanwhile."""
+        self._timelines.clear()
+        self._cached = 0
+
+    async def fold(
+        self, positions: Mapping[str, str], read: Mapping[str, Sequence[Entry]], load: Load
+    ) -> Batch:
+        """What the entries read from behind ``positions`` make of the sagas they tell of."""
+        batch = Batch(self.partition)
+        fresh: dict[str, list[Fact]] = {}
+        for stream, entries in read.items():
+            batch.before[stream], batch.after[stream] = positions[stream], entries[-1][0]
+            for saga_id, fact in self._read_facts(stream, entries, batch.letters):
+                fresh.setdefault(saga_id, []).append(fact)
+        await self._fetch(fresh, load)
+        for saga_id, facts in fresh.items():
+            update = self._update(saga_id, facts)
+            if update is not None:
+                batch.updates.append(update)
+        self._trim()
+        return batch
+
+    def _read_facts(
+        self, stream: str, entries: Sequence[Entry], letters: list[Letter]
+    ) -> Iterable[tuple[str, Fact]]:
+        for entry, fields in entries:
+            try:
+                if stream == self.journal:
+                    saga_id, fact = of_journal(self._topology, fields)
+                else:
+                    saga_id, fact = of_event(self._topology, self.topics[stream], fields)
+                if not fact.time:
+                    fact = _at(fact, _entry_time(entry))
+                yield saga_id, fact
+            except Malformed as malformed:
+                letters.append(_letter(stream, entry, fields, malformed))
+                if malformed.subject:
+                    yield malformed.subject, of_malformed(f"{stream}:{entry}", _entry_time(entry), malformed)
+
+    async def _fetch(self, saga_ids: Iterable[str], load: Load) -> None:
+        """Have the timeline of each saga at hand, from the cache or as it was written."""
+        missing = [saga_id for saga_id in saga_ids if saga_id not in self._timelines]
+        for saga_id, packed in zip(missing, await load(missing) if missing else [], strict=True):
+            timeline = _Timeline()
+            for each in packed:
+                add(timeline.facts, decode_fact(each))
+            if timeline.facts:
+                timeline.listed = _listed(project(saga_id, timeline.facts))
+            self._timelines[saga_id] = timeline
+            self._cached += len(timeline.facts)
+
+    def _update(self, saga_id: str, facts: Iterable[Fact]) -> Update | None:
+        timeline = self._timelines[saga_id]
+        self._timelines.move_to_end(saga_id)
+        before = len(timeline.facts)
+        new = [fact for fact in facts if add(timeline.facts, fact)]
+        self._cached += len(timeline.facts) - before
+        if not new:
+            return None
+        view = project(saga_id, timeline.facts)
+        leave, timeline.listed = timeline.listed, _listed(view)
+        packed = [encode_fact(fact) for fact in new]
+        return Update(saga_id, encode_view(view), packed, view.started, leave, timeline.listed)
+
+    def _trim(self) -> None:
+        while self._cached > _CACHED_FACTS and len(self._timelines) > 1:
+            _, timeline = self._timelines.popitem(last=False)
+            self._cached -= len(timeline.facts)
+
+
+def _listed(view: View) -> tuple[str, str]:
+    return view.type, view.status.value
+
+
+def _entry_time(entry: str) -> int:
+    return int(entry.partition("-")[0])
+
+
+def _at(fact: Fact, time: int) -> Fact:
+    """A producer that gave no time: when the server took the entry in is the best that is known."""
+    return msgspec.structs.replace(fact, time=time)
+
+
+def _letter(stream: str, entry: str, fields: Mapping[bytes, bytes], malformed: Malformed) -> Letter:
+    """The dead letter of a malformed entry: where it stood, and what can be kept of it."""
+    letter_id = derive_id("letter", malformed.reason, stream, entry)
+    kept: list[str | bytes | int] = [
+        "reason", malformed.reason.value, "time", _entry_time(entry), "stream", stream, "entry", entry,
+        "error", malformed.detail[:MAX_ERROR_CHARACTERS],
+    ]  # fmt: skip
+    if malformed.subject:
+        kept += ["subject", malformed.subject]
+    for name, value in list(fields.items())[:32]:
+        kept += [b"field:" + name[:MAX_NAME_CHARACTERS], value[:_KEPT_BYTES]]
+    return Letter(letter_id, tuple(kept))

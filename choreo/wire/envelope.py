@@ -1,0 +1,239 @@
+"""The envelope: what travels around an event, and how both become a stream entry and back.
+
+Attributes are named after CloudEvents where it has a name. An entry is a flat map of bytes, so that
+``redis-cli`` and any other language can read and write it:
+
+===============  =========  ==================================================================
+attribute        required   meaning
+===============  =========  ==================================================================
+``id``           yes        unique within the saga; derived from the cause, never random
+``type``         yes        the event's type
+``subject``      yes        the saga's id
+``data``         yes        the event as JSON
+``specversion``  no         version of this envelope; ``1`` if absent
+``source``       no         ``participant/step`` that emitted it, or any name of a producer
+``time``         no         when it was emitted: milliseconds since the epoch, decimal
+``sagatype``     no         the saga's type; follows from ``type`` for an event that starts one
+``cause``        no         id of the event whose handling emitted it
+``ledger``       no         ledger entries that caused it, separated by spaces
+``phase``        no         ``back`` for an event of the way back: an abort or a compensation
+``began``        no         when the handler that emitted it began (milliseconds)
+``state``        no         the state into which this commit brought the saga
+``seq``          no         how many state changes the saga had then seen
+``asks``         no         the undos that this commit asked for, separated by spaces
+``traceparent``  no         W3C trace context, passed along from event to event
+===============  =========  ==================================================================
+"""
+
+from __future__ import annotations
+
+import hashlib
+from base64 import urlsafe_b64encode
+from collections.abc import Mapping
+from contextlib import suppress
+from enum import StrEnum
+
+import msgspec
+
+from choreo.errors import InvalidSagaId, PayloadTooLarge
+from choreo.model.event import Event, type_name
+from choreo.wire.keys import check_saga_id
+from choreo.wire.limits import (
+    MAX_DATA_BYTES,
+    MAX_DATA_DEPTH,
+    MAX_LEDGER_CHARACTERS,
+    MAX_NAME_CHARACTERS,
+)
+
+SPEC_VERSION = "1"
+#: Value of ``phase`` on the way back.
+BACK = "back"
+
+_encode = msgspec.json.Encoder(order="deterministic").encode
+_skip = msgspec.json.Decoder(msgspec.Raw).decode
+
+
+class Reason(StrEnum):
+    """Why an entry became a dead letter. These codes are stable: scripts and dashboards may rely on them."""
+
+    NOT_AN_EVENT = "not-an-event"
+    """None of the envelope's attributes is there: the entry is not ours at all."""
+    FIELDS_MISSING = "fields-missing"
+    """Some required attributes are there, others are not."""
+    FIELDS_INVALID = "fields-invalid"
+    """An attribute is not UTF-8, too long, not a number where one is due, or not a saga id."""
+    VERSION_UNKNOWN = "version-unknown"
+    """``specversion`` names an envelope that this version of choreo does not know."""
+    TYPE_UNKNOWN = "type-unknown"
+    """The stream does not carry this event type."""
+    DATA_TOO_LARGE = "data-too-large"
+    DATA_TOO_DEEP = "data-too-deep"
+    DATA_NOT_JSON = "data-not-json"
+    """``data`` is no JSON: also NaN, Infinity and bytes that are not UTF-8."""
+    DATA_MISFIT = "data-misfit"
+    """``data`` is JSON, but not of the event type as the participant knows it."""
+    STEP_FAILED = "step-failed"
+    """A step raised an error, and its attempts are used up."""
+    UNDO_FAILED = "undo-failed"
+    """An undo raised an error, and its attempts are used up."""
+    ABORT_TOO_LATE = "abort-too-late"
+    """A step aborted when its saga had completed already."""
+
+
+class Malformed(Exception):  # noqa: N818 - a verdict on an entry, handled where it is read
+    """An entry is not a well-formed event. ``reason`` is the stable code, ``detail`` is for people."""
+
+    def __init__(self, reason: Reason, detail: str, subject: str = "") -> None:
+        super().__init__(f"{reason}: {detail}")
+        self.reason = reason
+        self.detail = detail
+        self.subject = subject
+
+
+class Envelope(msgspec.Struct, frozen=True, array_like=True):
+    """An event as it travels. ``data`` is its JSON, opaque until a participant decodes it."""
+
+    id: str
+    type: str
+    subject: str
+    data: bytes
+    source: str = ""
+    time: int = 0
+    sagatype: str = ""
+    cause: str = ""
+    ledger: str = ""
+    phase: str = ""
+    began: int = 0
+    state: str = ""
+    seq: int = 0
+    traceparent: str = ""
+    asks: tuple[str, ...] = ()
+
+    def pack(self) -> bytes:
+        """This envelope as msgpack: what the ledger keeps for an undo."""
+        return msgspec.msgpack.encode(self)
+
+    @staticmethod
+    def unpack(packed: bytes) -> Envelope:
+        """The reverse of :meth:`pack`."""
+        return msgspec.msgpack.decode(packed, type=Envelope)
+
+
+def encode_data(event: Event) -> bytes:
+    """The event's JSON; equal events give equal bytes.
+
+    Raises:
+        PayloadTooLarge: if it has more than ``limits.MAX_DATA_BYTES`` bytes.
+    """
+    data = _encode(event)
+    if len(data) > MAX_DATA_BYTES:
+        raise PayloadTooLarge(
+            f"{type_name(event)} has {len(data):,} bytes of JSON; at most {MAX_DATA_BYTES:,} may be sent."
+            " Store the bulk elsewhere and send a reference to it"
+        )
+    return data
+
+
+def derive_id(*parts: str) -> str:
+    """An id that follows from ``parts`` alone: 20 characters, 120 bits of BLAKE2b.
+
+    Derived ids are what makes a repetition recognisable: the same input gives the same ids.
+    """
+    digest = hashlib.blake2b("\0".join(parts).encode(), digest_size=15).digest()
+    return urlsafe_b64encode(digest).decode()
+
+
+def check_data(data: bytes) -> None:
+    """Refuse ``data`` that no participant could decode, whatever its contract.
+
+    Raises:
+        Malformed: if it is too large, nests too deep, or is not JSON.
+    """
+    if len(data) > MAX_DATA_BYTES:
+        raise Malformed(Reason.DATA_TOO_LARGE, f"{len(data):,} bytes; at most {MAX_DATA_BYTES:,}")
+    if data.count(b"[") + data.count(b"{") > MAX_DATA_DEPTH and nesting(data) > MAX_DATA_DEPTH:
+        raise Malformed(Reason.DATA_TOO_DEEP, f"nests deeper than {MAX_DATA_DEPTH} levels")
+    try:
+        _skip(data)
+        data.decode()
+    except (msgspec.DecodeError, UnicodeDecodeError) as error:
+        raise Malformed(Reason.DATA_NOT_JSON, str(error)) from None
+
+
+def nesting(data: bytes) -> int:
+    """How deep the brackets of a JSON text nest, those within strings not counted."""
+    deepest = depth = 0
+    quoted = escaped = False
+    for byte in data:
+        if quoted:
+            if escaped:
+                escaped = False
+            elif byte == 0x5C:  # backslash
+                escaped = True
+            elif byte == 0x22:  # quote
+                quoted = False
+        elif byte == 0x22:
+            quoted = True
+        elif byte in b"[{":
+            depth += 1
+            deepest = max(deepest, depth)
+        elif byte in b"]}":
+            depth -= 1
+    return deepest
+
+
+def parse(entry: Mapping[bytes, bytes]) -> Envelope:
+    """The envelope of a stream entry. ``data`` is not looked into; see :func:`check_data`.
+
+    Raises:
+        Malformed: if the entry is not a well-formed envelope of a version that is known.
+    """
+    missing = [name for name in _REQUIRED if name not in entry]
+    if missing:
+        _refuse_missing(entry, missing)
+    subject = ""
+    try:
+        subject = check_saga_id(entry[b"subject"].decode())
+        version = entry.get(b"specversion", b"1").decode()
+        text = {name: _text(entry, name) for name in _TEXT}
+        asks = tuple(entry.get(b"asks", b"").decode().split())
+        numbers = {name: _number(entry, name) for name in _NUMBERS}
+    except (UnicodeDecodeError, ValueError, InvalidSagaId) as error:
+        raise Malformed(Reason.FIELDS_INVALID, str(error), subject) from None
+    if version != SPEC_VERSION:
+        raise Malformed(Reason.VERSION_UNKNOWN, f"specversion {version!r:.40}; this is {SPEC_VERSION}", subject)
+    return Envelope(subject=subject, data=entry[b"data"], asks=asks, **text, **numbers)  # type: ignore[arg-type]
+
+
+_REQUIRED = (b"id", b"type", b"subject", b"data")
+_TEXT = ("id", "type", "source", "sagatype", "cause", "ledger", "phase", "state", "traceparent")
+_NUMBERS = ("time", "began", "seq")
+
+
+def _refuse_missing(entry: Mapping[bytes, bytes], missing: list[bytes]) -> None:
+    if len(missing) == len(_REQUIRED):
+        raise Malformed(Reason.NOT_AN_EVENT, "no attribute of an envelope is there")
+    subject = ""
+    with suppress(UnicodeDecodeError, InvalidSagaId):
+        subject = check_saga_id(entry.get(b"subject", b"").decode())
+    names = ", ".join(name.decode() for name in missing)
+    raise Malformed(Reason.FIELDS_MISSING, f"not there: {names}", subject)
+
+
+def _text(entry: Mapping[bytes, bytes], name: str) -> str:
+    value = entry.get(name.encode(), b"").decode()
+    limit = MAX_LEDGER_CHARACTERS if name == "ledger" else MAX_NAME_CHARACTERS
+    if len(value) > limit:
+        raise ValueError(f"{name} has {len(value)} characters; at most {limit}")
+    if name in ("id", "type") and (not value or " " in value or not value.isprintable()):
+        raise ValueError(f"{name} is {value!r}; it must be printable, without spaces, and not empty")
+    return value
+
+
+def _number(entry: Mapping[bytes, bytes], name: str) -> int:
+    value = entry.get(name.encode(), b"")
+    if not value:
+        return 0
+    if len(value) > 16 or not value.isdigit():
+        raise ValueError(f"{name} is {value[:40]!r}, not a number of milliseconds")
+    return int(value)

@@ -1,0 +1,25 @@
+"""Every limit on what choreo takes from outside or hands to the server, in one place."""
+
+from __future__ import annotations
+
+#: Bytes of one event's JSON. Larger ones are refused before they are sent.
+MAX_DATA_BYTES = 256 * 1024
+#: How deep JSON may nest.
+MAX_DATA_DEPTH = 64
+#: Characters of a saga id, an event id, a type or a source.
+MAX_NAME_CHARACTERS = 128
+#: Characters of the ledger attribute: what an event's causes may still have to undo.
+MAX_LEDGER_CHARACTERS = 64 * 1024
+#: Events that one handler may emit for one delivery.
+MAX_EMITTED = 100
+#: Decisions in one call of the gate; it bounds how long the server is busy with one script.
+MAX_BATCH = 100
+#: Characters that are kept of an error's message, and of its traceback (the end, where the cause stands).
+MAX_ERROR_CHARACTERS = 1_000
+MAX_TRACEBACK_CHARACTERS = 4_000
+#: Partitions of a namespace.
+MAX_PARTITIONS = 1_024
+#: The oldest server whose commands suffice (major, minor).
+MIN_SERVER = (6, 2)
+#: Version of the layout of keys and entries. A process that finds another one on the server stops.
+LAYOUT_VERSION = 1

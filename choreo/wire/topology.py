@@ -1,0 +1,75 @@
+"""The topology: what streams.yaml says, checked and ready to be asked."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from functools import cached_property
+from pathlib import Path
+
+from choreo.errors import UnroutableEvent
+from choreo.wire.keys import Keys
+
+
+@dataclass(frozen=True, slots=True)
+class SagaType:
+    """One kind of saga: which events begin it and which end it."""
+
+    name: str
+    starts_with: frozenset[str]
+    completes_with: frozenset[str]
+    completes_when_all: bool = False
+    """Whether every event of ``completes_with`` must have been emitted, or any one is enough."""
+    aborts_with: frozenset[str] = frozenset()
+    line: int = 0
+    """Where it stands in the file."""
+
+
+@dataclass(frozen=True)
+class Topology:
+    """What streams.yaml says. Two processes that share a namespace should have the same one."""
+
+    namespace: str
+    partitions: int
+    streams: dict[str, tuple[str, ...]]
+    """Stream name -> the event types it carries."""
+    participants: dict[str, str] = field(default_factory=dict)
+    """Participant name -> ``module:attribute`` where it is found."""
+    sagas: dict[str, SagaType] = field(default_factory=dict)
+    redis: str | None = None
+    """The server's URL, if the file names one."""
+    source: Path | None = None
+    """The file that this was read from; its folder is where ``module:attribute`` is imported from."""
+    lines: dict[str, int] = field(default_factory=dict)
+    """Where things stand in the file: ``event:<type>``, ``stream:<name>``, ``participant:<name>``, ``saga:<name>``."""
+
+    @cached_property
+    def keys(self) -> Keys:
+        """The key names of this namespace."""
+        return Keys(self.namespace, self.partitions)
+
+    @cached_property
+    def routes(self) -> dict[str, str]:
+        """Event type -> the one stream that carries it."""
+        return {event: stream for stream, events in self.streams.items() for event in events}
+
+    @cached_property
+    def starts(self) -> dict[str, SagaType]:
+        """Event type -> the saga type that it starts."""
+        return {event: saga for saga in self.sagas.values() for event in saga.starts_with}
+
+    def stream_of(self, event_type: str) -> str:
+        """The stream that carries ``event_type``.
+
+        Raises:
+            UnroutableEvent: if none does.
+        """
+        try:
+            return self.routes[event_type]
+        except KeyError:
+            raise UnroutableEvent(
+                f"no stream carries {event_type}; add it to `events` of a stream in {self.source or 'the topology'}"
+            ) from None
+
+    def saga_type_of(self, event_type: str, declared: str = "") -> SagaType | None:
+        """The saga type of an event: the one its envelope declares, else the one that its type starts."""
+        return self.sagas.get(declared) or self.starts.get(event_type)
