@@ -222,7 +222,7 @@ def _plain(client: Client) -> Client:
     The client library parses the answers of many commands into shapes that differ between its versions.
     """
     plain = Redis(connection_pool=client.connection_pool)
-    plain.response_callbacks = {}  # type: ignore[assignment]
+    plain.response_callbacks = {}
     return plain
 
 

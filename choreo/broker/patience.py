@@ -20,8 +20,8 @@ class Patience:
         self._what = what
         self._failures = 0
 
-    async def pause(self, error: BaseException | str) -> None:
-        """Note a failure, log it if it is the first in a row, and wait."""
+    async def pause(self, error: BaseException | str, until: anyio.Event | None = None) -> None:
+        """Note a failure, log it if it is the first in a row, and wait; no longer than ``until`` is set."""
         if not self._failures:
             self._logger.warning("%s has to wait: %s", self._what, error)
         longest = min(LONGEST_PAUSE, FIRST_PAUSE * 2**self._failures)

@@ -17,6 +17,9 @@ from choreo.wire.limits import MAX_BATCH
 
 logger = logging.getLogger("choreo.runtime")
 
+#: Takes deliveries in hand.
+Dispatch = Callable[[Sequence[Delivery]], Awaitable[None]]
+
 
 @dataclass(frozen=True, slots=True)
 class Upkeep:
@@ -38,9 +41,7 @@ class Upkeep:
                 except BrokerError as error:
                     logger.debug("leases were not renewed: %s", error)
 
-    async def recover(
-        self, stopping: anyio.Event, dispatch: Callable[[Sequence[Delivery]], Awaitable[None]]
-    ) -> None:
+    async def recover(self, stopping: anyio.Event, dispatch: Dispatch) -> None:
         """Take over deliveries whose lease has run out, as far as there are free slots, until stopped."""
         while not stopping.is_set():
             try:
@@ -50,7 +51,7 @@ class Upkeep:
             with anyio.move_on_after(self.lease / 2 * random.uniform(0.8, 1.0)):
                 await stopping.wait()
 
-    async def _sweep(self, dispatch: Callable[[Sequence[Delivery]], Awaitable[None]]) -> None:
+    async def _sweep(self, dispatch: Dispatch) -> None:
         lease = int(self.lease * 1000)
         overdue = await self.groups.overdue(self.identity, self.streams, lease, MAX_BATCH)
         for stream, entries in overdue.items():

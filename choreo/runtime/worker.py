@@ -9,10 +9,11 @@ import socket
 from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import anyio
-from anyio.abc import TaskStatus
+from anyio.abc import TaskGroup, TaskStatus
 
 from choreo.broker.broker import Broker
 from choreo.broker.clock import Clock, wall_clock
@@ -27,7 +28,7 @@ from choreo.runtime.committer import Committer
 from choreo.runtime.delivery import Handling
 from choreo.runtime.handlers import Bench
 from choreo.runtime.slots import Slots
-from choreo.runtime.upkeep import Upkeep
+from choreo.runtime.upkeep import Dispatch, Upkeep
 from choreo.wire.cards import card_of, encode_card
 from choreo.wire.envelope import Envelope, Malformed, parse
 from choreo.wire.topology import Topology
@@ -105,10 +106,11 @@ class Worker:
             background.start_soon(self._committer.run)
             background.start_soon(upkeep.renew_leases)
             async with anyio.create_task_group() as handlers:
-                handlers.start_soon(upkeep.recover, self._stopping, lambda found: self._dispatch(handlers, handling, found))
+                dispatch = partial(self._dispatch, handlers, handling)
+                handlers.start_soon(upkeep.recover, self._stopping, dispatch)
                 task_status.started()
                 logger.info("%s: worker %s is ready", self.participant.name, self.identity.consumer)
-                await self._read(lambda found: self._dispatch(handlers, handling, found))
+                await self._read(dispatch)
                 with anyio.move_on_after(self.options.grace):
                     await self._slots.wait_until_idle()
                 handlers.cancel_scope.cancel()
@@ -149,7 +151,7 @@ class Worker:
 
     # -- reading -----------------------------------------------------------------------------------
 
-    async def _read(self, dispatch: Any) -> None:
+    async def _read(self, dispatch: Dispatch) -> None:
         while not self._stopping.is_set():
             free = await self._slots.wait_for_free(_GATHER)
             if self._stopping.is_set():
@@ -170,15 +172,7 @@ class Worker:
     async def _pause(self, error: BrokerError) -> None:
         if not isinstance(error, BrokerUnavailable):
             logger.error("%s: %s", self.participant.name, error)
-        with anyio.move_on_after(5) as scope:
-            async with anyio.create_task_group() as waiting:
-                waiting.start_soon(self._cancel_on_stop, scope)
-                await self._patience.pause(error)
-                waiting.cancel_scope.cancel()
-
-    async def _cancel_on_stop(self, scope: anyio.CancelScope) -> None:
-        await self._stopping.wait()
-        scope.cancel()
+        await self._patience.pause(error, self._stopping)
 
     async def _heal(self) -> None:
         logger.warning("%s: a consumer group was gone and is made anew", self.participant.name)
@@ -189,7 +183,7 @@ class Worker:
 
     # -- handling ----------------------------------------------------------------------------------
 
-    async def _dispatch(self, handlers: Any, handling: Handling, found: Sequence[Delivery]) -> None:
+    async def _dispatch(self, handlers: TaskGroup, handling: Handling, found: Sequence[Delivery]) -> None:
         """Hand every delivery that this participant can do something with to a task of its own."""
         unwanted: dict[str, list[str]] = {}
         # The way back comes first: whoever waits for an undo waits with money or goods in the air.

@@ -92,7 +92,7 @@ class Tracker:
             logger.error("tracker: %s", error)
         for projector in self._projectors:
             self._lose_track(projector)
-        await self._patience.pause(error)
+        await self._patience.pause(error, self._stopping)
 
     def _lose_track(self, projector: Projector) -> None:
         projector.forget()

@@ -243,6 +243,8 @@ function decide.begin(d)
       return { 'doubt', saga.type, unpack(parts) }
     end
     if not ours(d) then return { 'stale' } end
+    d.joined = d.wants
+    clear_join(d, saga)
     fact(d, saga, 'skipped', {})
     return finish(d, saga, 'l')
   end

@@ -151,10 +151,15 @@ local function close_if_unwound(saga)
 end
 
 -- From open to unwinding: every entry that caused nothing which is left to undo is undone first.
+-- Half-filled joins go: what they wait for would not be let through any more.
 local function unwind(saga)
   turn(saga, 'compensating')
   for _, field in ipairs(redis.call('HKEYS', saga.work)) do
-    if string.sub(field, 1, 2) == 'e:' then row_of(saga, string.sub(field, 3)) end
+    if string.sub(field, 1, 2) == 'e:' then
+      row_of(saga, string.sub(field, 3))
+    elseif string.find(field, '^[jk]:') then
+      saga.drops[#saga.drops + 1] = field
+    end
   end
   local leaves = {}
   for entry, row in pairs(saga.rows) do
@@ -219,6 +224,19 @@ local function blocked(saga, keys)
   return nil
 end
 
+-- Lua hands over only so many arguments at once; a saga of thousands of steps may have more fields.
+local function drop_fields(saga, fields)
+  for first = 1, #fields, 1000 do
+    redis.call('HDEL', saga.work, unpack(fields, first, math.min(#fields, first + 999)))
+  end
+end
+
+local function set_fields(saga, fields)
+  for first = 1, #fields, 1000 do
+    redis.call('HSET', saga.work, unpack(fields, first, math.min(#fields, first + 999)))
+  end
+end
+
 local function write_ledger(saga)
   local sets, drops = saga.blobs, saga.drops
   for entry in pairs(saga.dirty) do
@@ -241,8 +259,8 @@ local function write_ledger(saga)
       sets[#sets + 1] = saga.counts.f
     end
   end
-  if #sets > 0 then redis.call('HSET', saga.work, unpack(sets)) end
-  if #drops > 0 then redis.call('HDEL', saga.work, unpack(drops)) end
+  set_fields(saga, sets)
+  drop_fields(saga, drops)
 end
 
 -- A completed saga is never undone: its ledger goes, what its joins still wait with stays.
@@ -250,12 +268,8 @@ local function forget_ledger(saga)
   local drops = {}
   for _, field in ipairs(redis.call('HKEYS', saga.work)) do
     if not string.find(field, '^[jkx]:') then drops[#drops + 1] = field end
-    if #drops == 1000 then
-      redis.call('HDEL', saga.work, unpack(drops))
-      drops = {}
-    end
   end
-  if #drops > 0 then redis.call('HDEL', saga.work, unpack(drops)) end
+  drop_fields(saga, drops)
 end
 
 local function send_asks(saga, keys, now)

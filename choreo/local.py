@@ -1,0 +1,41 @@
+"""A whole choreography in one process: every participant and the tracker. For development and tours."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator, Sequence
+from contextlib import asynccontextmanager
+
+import anyio
+
+from choreo.broker.broker import Broker
+from choreo.choreography import Choreography
+from choreo.model.participant import Participant
+from choreo.runtime.worker import Worker, WorkerOptions
+from choreo.tracker.follower import Tracker
+from choreo.wire.topology import Topology
+
+
+@asynccontextmanager
+async def running(
+    topology: Topology, participants: Sequence[Participant], url: str, *, options: WorkerOptions | None = None
+) -> AsyncIterator[Choreography]:
+    """Run all ``participants`` and a tracker against the server at ``url`` while the block runs.
+
+    Yields a client, once every worker is ready. At the end of the block workers finish what they have
+    in hand.
+
+    Raises:
+        ConfigurationError, BrokerError: as :meth:`~choreo.runtime.worker.Worker.run` does.
+    """
+    async with Broker.open(url, topology.keys) as broker:
+        workers = [Worker(each, topology, broker, options=options) for each in participants]
+        tracker = Tracker(topology, broker)
+        services: list[Worker | Tracker] = [*workers, tracker]
+        async with anyio.create_task_group() as tasks:
+            for service in services:
+                await tasks.start(service.run)
+            try:
+                yield Choreography(topology, broker)
+            finally:
+                for service in services:
+                    service.stop()
