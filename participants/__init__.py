@@ -1,0 +1,1 @@
+"""The reference shop: four services that fulfil an order without knowing one another."""
