@@ -5,7 +5,7 @@ from __future__ import annotations
 import getpass
 import uuid
 from collections.abc import AsyncIterator, Sequence
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
 from datetime import timedelta
 from pathlib import Path
 from typing import Self
@@ -15,7 +15,7 @@ import anyio
 from choreo.broker.address import server_url
 from choreo.broker.broker import Broker
 from choreo.broker.clock import Clock, wall_clock
-from choreo.errors import SagaNotFound, UnroutableEvent, WaitTimeout
+from choreo.errors import BrokerUnavailable, SagaNotFound, UnroutableEvent, WaitTimeout
 from choreo.model.event import Event, type_name
 from choreo.model.facts import View
 from choreo.model.saga import State
@@ -90,7 +90,8 @@ class Choreography:
         saga = self.topology.starts.get(event_type)
         if saga is None:
             raise UnroutableEvent(
-                f"no saga starts with {event_type}; sagas start with {', '.join(sorted(self.topology.starts))}"
+                f"no saga starts with {event_type};"
+                f" sagas start with {', '.join(sorted(self.topology.starts))}"
             )
         saga_id = check_saga_id(saga_id or uuid.uuid4().hex)
         envelope = Envelope(
@@ -107,14 +108,17 @@ class Choreography:
 
         Raises:
             WaitTimeout: if it has not ended in time; the message says how it stands.
+            BrokerUnavailable: if the time is over and the server cannot be reached.
         """
         seconds = timeout.total_seconds() if isinstance(timeout, timedelta) else timeout
         look = _FIRST_LOOK
         with anyio.move_on_after(seconds):
             while True:
-                view = await self._queries.view(saga_id)
-                if view is not None and view.status.ended:
-                    return view
+                # A server that is away for a while is no reason to give up before the time is over.
+                with suppress(BrokerUnavailable):
+                    view = await self._queries.view(saga_id)
+                    if view is not None and view.status.ended:
+                        return view
                 await anyio.sleep(look)
                 look = min(look * 1.5, _LONGEST_LOOK)
         raise WaitTimeout(await self._why_not_ended(saga_id, seconds))

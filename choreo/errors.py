@@ -125,7 +125,7 @@ class EngineError(BrokerError):
     """The embedded server could not be started."""
 
 
-class Abort(Exception):  # noqa: N818 - a decision of the business, not an error
+class Abort(Exception):
     """Raised by a handler: a business failure. No retry; the saga unwinds.
 
     ``reason`` is for people: it is kept with the saga and shown in its trace.

@@ -43,7 +43,9 @@ class Groups:
             if isinstance(answer, Exception) and "BUSYGROUP" not in str(answer):
                 raise BrokerRefused(f"{stream}: {answer}") if isinstance(answer, BrokerRefused) else answer
 
-    async def read(self, identity: Identity, streams: Sequence[str], count: int, *, wait: bool) -> list[Delivery]:
+    async def read(
+        self, identity: Identity, streams: Sequence[str], count: int, *, wait: bool
+    ) -> list[Delivery]:
         """New entries: at most ``count`` of each stream. ``wait``: up to a second for the first one.
 
         Raises:
@@ -77,7 +79,9 @@ class Groups:
                 lost.update((keys[0], entry.decode()) for entry in answer)
         return lost
 
-    async def overdue(self, identity: Identity, streams: Sequence[str], lease: int, count: int) -> dict[str, list[str]]:
+    async def overdue(
+        self, identity: Identity, streams: Sequence[str], lease: int, count: int
+    ) -> dict[str, list[str]]:
         """Entries of each stream whose lease (ms) has run out, whoever holds them."""
         commands = [
             ("XPENDING", stream, identity.participant, "IDLE", lease, "-", "+", count) for stream in streams
@@ -89,7 +93,9 @@ class Groups:
                 found[stream] = [row[0].decode() for row in answer]
         return found
 
-    async def claim(self, identity: Identity, stream: str, lease: int, entries: Sequence[str]) -> list[Delivery]:
+    async def claim(
+        self, identity: Identity, stream: str, lease: int, entries: Sequence[str]
+    ) -> list[Delivery]:
         """Take over those of ``entries`` whose lease (ms) has still run out."""
         arguments: list[Argument] = [identity.participant, identity.consumer, lease, *entries]
         answer = await self.connection.run("claim", [stream], arguments)

@@ -149,8 +149,8 @@ class Projections:
         Without ``begin`` only goes on with a wipe that was begun. Safe to run from several processes,
         and to be killed: whoever comes next goes on.
         """
-        arguments: list[Argument] = ["begin", self.keys.view(partition, ""), self.keys.trace(partition, ""), _WIPE]
-        if not begin:
-            arguments[0] = "go on"
-        while await self.connection.run("wipe", [self.keys.tracker(partition)], arguments) != -1:
-            arguments[0] = "go on"
+        prefixes = self.keys.view(partition, ""), self.keys.trace(partition, "")
+        names = [self.keys.tracker(partition)]
+        how = "begin" if begin else "go on"
+        while await self.connection.run("wipe", names, [how, *prefixes, _WIPE]) != -1:
+            how = "go on"

@@ -46,6 +46,15 @@ def location(function: Handler) -> str:
     return f"{code.co_filename}:{code.co_firstlineno}"
 
 
+def check_function(function: object, participant: str) -> None:
+    """Refuse a handler that is no plain function, such as a step, a partial or a callable object."""
+    if not inspect.isfunction(inspect.unwrap(function)):  # type: ignore[arg-type]
+        raise ContractError(
+            f"{participant}: {function!r} is not a function; decorate a function of its own,"
+            " and one that no other participant has decorated"
+        )
+
+
 def refuse(function: Handler, what: str) -> ContractError:
     """A :class:`ContractError` that names the handler and the place where it stands."""
     return ContractError(f"{location(function)}: {function.__name__}: {what}")
@@ -96,12 +105,19 @@ def check_accepts(
     if Any in members(hint):
         return
     for event in events:
-        if not any(issubclass(event, each) for each in allowed):
+        if not any(_is_subclass(event, each) for each in allowed):
             raise refuse(
                 function,
                 f"parameter {parameter.name!r} does not take {type_name(event)}; annotate it with"
                 f" {' | '.join(sorted(type_name(each) for each in events))}",
             )
+
+
+def _is_subclass(event: type[Event], other: type) -> bool:
+    try:
+        return issubclass(event, other)
+    except TypeError:  # a protocol that is not for run time
+        return False
 
 
 def read_outcome(function: Handler, hint: Any, what: str = "its return annotation") -> Outcome:
@@ -159,7 +175,8 @@ def check_outcome(function: Handler, outcome: Outcome, returned: Any) -> tuple[E
     """
     events = as_events(returned)
     if events is None:
-        raise refuse(function, f"returned {type(returned).__name__}, which is not an event; {_allowed(outcome)}")
+        kind = type(returned).__name__
+        raise refuse(function, f"returned {kind}, which is not an event; {_allowed(outcome)}")
     if returned is None and not (outcome.nothing or not outcome.types):
         raise refuse(function, f"returned None; {_allowed(outcome)}")
     if isinstance(returned, Event) and not outcome.single:

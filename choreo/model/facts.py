@@ -119,6 +119,8 @@ class View(msgspec.Struct, frozen=True, omit_defaults=True):
     last_error: LastError | None = None
 
 
+#: What the fact that turned a saga back brought it to: the latter if nothing was to be undone.
+_UNWINDING = (State.COMPENSATING, State.COMPENSATED)
 #: How many names of undos under way a view holds; the rest is in the trace.
 _MAX_UNDOING = 20
 
@@ -181,7 +183,7 @@ def project(saga_id: str, timeline: Mapping[str, Fact]) -> View:
         undone=undone,
         undoing=_undoing(facts),
         dead_letters=sum(fact.kind in LETTERS for fact in facts),
-        reason=next((_reason(fact) for fact in facts if fact.state in (State.COMPENSATING, State.COMPENSATED)), ""),
+        reason=next((_reason(fact) for fact in facts if fact.state in _UNWINDING), ""),
         last_error=next((_error(fact) for fact in reversed(facts) if _failed(fact)), None),
     )
 

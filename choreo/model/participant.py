@@ -26,6 +26,7 @@ class Undo:
     """
 
     def __init__(self, step: Step[Any], function: Handler, names: Mapping[str, Any]) -> None:
+        contract.check_function(function, step.participant)
         hints = contract.read_hints(function, names)
         parameters, context = contract.event_parameters(function)
         contract.check_context(function, hints)
@@ -47,7 +48,16 @@ class Undo:
             self.types = self._result_types(step, parameters[arity].name, hints)
 
     def _result_types(self, step: Step[Any], name: str, hints: Mapping[str, Any]) -> frozenset[type[Event]]:
-        accepted = contract.read_outcome(self.function, hints.get(name), f"parameter {name!r}")
+        if name not in hints:
+            raise contract.refuse(
+                self.function, f"parameter {name!r} needs an annotation: the step's result, or None"
+            )
+        accepted = contract.read_outcome(self.function, hints[name], f"parameter {name!r}")
+        if step.outcome.types and not accepted.types:
+            raise contract.refuse(
+                self.function, f"parameter {name!r} takes no event, so nothing would ever be undone;"
+                f" {step.name} returns {step.outcome.names()}"
+            )
         if not accepted.nothing:
             raise contract.refuse(
                 self.function, f"parameter {name!r} must also allow None: that is what an undo gets"
@@ -60,7 +70,13 @@ class Undo:
                 f" which {step.name} never returns; it returns {step.outcome.names()}"
             )
         if accepted.several and not step.outcome.several:
-            raise contract.refuse(self.function, f"parameter {name!r} takes several events; {step.name} returns one")
+            raise contract.refuse(
+                self.function, f"parameter {name!r} takes several events; {step.name} returns one"
+            )
+        if step.outcome.several and not accepted.several:
+            raise contract.refuse(
+                self.function, f"parameter {name!r} takes one event; {step.name} may return several"
+            )
         return accepted.types
 
     def covers(self, events: tuple[Event, ...]) -> bool:
@@ -185,11 +201,16 @@ class Participant:
         return self._declare(events, join=True)
 
     def _declare(self, events: tuple[type[Event], ...], *, join: bool) -> Callable[[F], Step[F]]:
-        names = sys._getframe(2).f_locals
+        caller = sys._getframe(2)
+        where, names = f"{caller.f_code.co_filename}:{caller.f_lineno}", caller.f_locals
         if not events:
-            raise ContractError(f"{self.name}: on() needs at least one event type")
+            raise ContractError(f"{where}: {self.name}: on() needs at least one event type")
+        for event in events:
+            if not is_event_type(event):
+                raise ContractError(f"{where}: {self.name}: {event!r} is not a subclass of choreo.Event")
 
         def declare(function: F) -> Step[F]:
+            contract.check_function(function, self.name)
             self._check_types(function, events)
             if any(step.name == function.__name__ for step in self.steps):
                 raise contract.refuse(function, f"participant {self.name!r} has a step of this name already")
@@ -203,8 +224,6 @@ class Participant:
         taken = self.reactions
         seen: set[str] = set()
         for event in events:
-            if not is_event_type(event):
-                raise contract.refuse(function, f"{event!r} is not a subclass of choreo.Event")
             name = type_name(event)
             if name in seen:
                 raise contract.refuse(function, f"{name} is listed twice")

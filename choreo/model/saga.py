@@ -25,7 +25,9 @@ class State(StrEnum):
 TRANSITIONS: dict[State, dict[State, str]] = {
     State.RUNNING: {
         State.COMPLETED: "an event of completes_with is emitted",
-        State.COMPENSATING: "an event of aborts_with is emitted, a step aborts or fails for good, an operator says so",
+        State.COMPENSATING: (
+            "an event of aborts_with is emitted, a step aborts or fails for good, an operator says so"
+        ),
     },
     State.COMPENSATING: {
         State.COMPENSATED: "nothing is left to undo",

@@ -100,10 +100,15 @@ def build_trace(view: View, facts: Sequence[Fact], listeners: Listeners) -> Trac
     start = view.started
     nodes = {fact.id: _event_node(fact, start) for fact in facts if fact.kind is Kind.EVENT}
     reactions = _reactions(facts, nodes)
+    events = [fact for fact in facts if fact.kind is Kind.EVENT]
+    circular = _circular({fact.id: fact.cause for fact in events})
     roots = []
-    for fact in facts:
-        if fact.kind is Kind.EVENT and not _attach(nodes[fact.id], fact, nodes, reactions):
+    for fact in events:
+        reaction = reactions.get(_key(fact))
+        if reaction is None or fact.cause not in nodes or fact.id in circular:
             roots.append(nodes[fact.id])
+        else:
+            reaction.emitted.append(nodes[fact.id])
     incidents = [_incident(fact, start) for fact in facts if fact.kind in (Kind.ORDERED, Kind.REFUSED)]
     return Trace(view, roots, incidents, list(_awaited(view, facts, nodes, listeners)))
 
@@ -168,16 +173,21 @@ def _asked_at(facts: Iterable[Fact], entry: str) -> int | None:
     return next((fact.time for fact in facts if entry in fact.asks), None)
 
 
-def _attach(
-    node: EventNode, fact: Fact, nodes: Mapping[str, EventNode],
-    reactions: Mapping[tuple[str, str, str, str], Reaction],
-) -> bool:  # fmt: skip
-    """Hang an event below the reaction that emitted it; ``False`` if that is not known."""
-    reaction = reactions.get(_key(fact))
-    if reaction is None or fact.cause not in nodes or fact.cause == fact.id:
-        return False
-    reaction.emitted.append(node)
-    return True
+def _circular(causes: Mapping[str, str]) -> set[str]:
+    """The events that are, by what foreign producers say, causes of themselves."""
+    found: set[str] = set()
+    cleared: set[str] = set()
+    for start in causes:
+        path: dict[str, None] = {}
+        event = start
+        while event in causes and event not in cleared and event not in path:
+            path[event] = None
+            event = causes[event]
+        if event in path:
+            walked = list(path)
+            found.update(walked[walked.index(event) :])
+        cleared.update(path)
+    return found
 
 
 def _incident(fact: Fact, start: int) -> Incident:

@@ -181,7 +181,7 @@ class Handling:
         answer = await self.committer.decide(BeginUndo(head, name))
         if answer.verdict is not Verdict.RUN:
             return True
-        envelopes = [Envelope.unpack(packed) for packed in msgspec.msgpack.decode(answer.rest[1], type=list[bytes])]
+        envelopes = _unpack(answer.rest[1])
         trigger = next(each for each in envelopes if each.id == event)
         head = dataclasses.replace(
             head, saga_type=answer.rest[0].decode(), type=trigger.type, began=self.clock()
@@ -195,7 +195,7 @@ class Handling:
         context = self._context(head, key=self._key(head, name), undoes=self._key(head))
         try:
             if bench is None or bench.step.compensation is None:
-                raise LookupError(f"participant {self.participant!r} has no step {head.step!r} with an undo any more")
+                raise LookupError(f"{self.participant!r} has no step {head.step!r} with an undo any more")
             events = [bench.decode(each) for each in envelopes]
             emitted = await bench.run_undo(events, bench.restore(result), context)
             emissions = self._emissions(head, emitted, f"{head.step}/{name}")
@@ -269,6 +269,10 @@ class Handling:
 
 def _pack(envelopes: Sequence[Envelope]) -> bytes:
     return msgspec.msgpack.encode([each.pack() for each in envelopes])
+
+
+def _unpack(packed: bytes) -> list[Envelope]:
+    return [Envelope.unpack(each) for each in msgspec.msgpack.decode(packed, type=list[bytes])]
 
 
 def _ledger(envelopes: Sequence[Envelope]) -> str:

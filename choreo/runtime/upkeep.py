@@ -59,7 +59,7 @@ class Upkeep:
             lost = [entry for entry in entries if not self.slots.holds(stream, entry)][: self.slots.free]
             if lost:
                 found = await self.groups.claim(self.identity, stream, lease, lost)
-                logger.info("%s: took over %d deliveries of %s", self.identity.participant, len(found), stream)
+                logger.info("%s: took over %d of %s", self.identity.participant, len(found), stream)
                 await dispatch(found)
 
 

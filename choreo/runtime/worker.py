@@ -67,7 +67,7 @@ class Worker:
         self.topology = topology
         self.broker = broker
         self.options = options or WorkerOptions()
-        self.identity = Identity(participant.name, f"{socket.gethostname()}-{os.getpid()}-{secrets.token_hex(3)}")
+        self.identity = Identity(participant.name, _consumer_name())
         self._clock = clock
         self._topics = self._find_topics()
         self._inboxes = frozenset(
@@ -175,9 +175,10 @@ class Worker:
         await self._patience.pause(error, self._stopping)
 
     async def _heal(self) -> None:
+        """Groups are gone: somebody deleted them, or the server came back without its data."""
         logger.warning("%s: a consumer group was gone and is made anew", self.participant.name)
         try:
-            await self.broker.groups.ensure(self._keys, self.participant.name)
+            await self._join()
         except BrokerError as error:
             await self._pause(error)
 
@@ -226,6 +227,11 @@ class Worker:
             self._slots.release(delivery)
 
 
+def _consumer_name() -> str:
+    """A name that no other worker has or had: a consumer must not inherit what another one left."""
+    return f"{socket.gethostname()}-{os.getpid()}-{secrets.token_hex(3)}"
+
+
 def check_routes(participant: Participant, topology: Topology) -> None:
     """Refuse a participant whose contract the topology cannot carry.
 
@@ -240,8 +246,10 @@ def check_routes(participant: Participant, topology: Topology) -> None:
         used = {*step.on, *step.outcome.types, *(undo.outcome.types if undo else ())}
         for name in sorted(type_name(event) for event in used):
             if name not in topology.routes:
-                where = topology.source or "the topology"
-                faults.append(Fault(step.location, f"{participant.name}/{step.name} uses {name},"
-                                    f" which no stream carries; add it to `events` of a stream in {where}"))  # fmt: skip
+                what = (
+                    f"{participant.name}/{step.name} uses {name}, which no stream carries;"
+                    f" add it to `events` of a stream in {topology.source or 'the topology'}"
+                )
+                faults.append(Fault(step.location, what))
     if faults:
         raise ConfigurationError(faults)

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import logging
+from functools import partial
 
 import anyio
 from anyio.abc import TaskStatus
 
 from choreo.broker.broker import Broker
 from choreo.broker.patience import Patience
+from choreo.broker.projections import Entry
 from choreo.errors import BrokerError, BrokerUnavailable
 from choreo.tracker.projection import Projector
 from choreo.wire.keys import TRACKER_GROUP
@@ -50,7 +52,7 @@ class Tracker:
             LayoutMismatch, UnsupportedServer: the server and this process do not fit.
             BrokerUnavailable: the server cannot be reached at the start; later the tracker waits for it.
         """
-        await self.join()
+        await self._broker.meta.join()
         task_status.started()
         logger.info("tracker is ready")
         while not self._stopping.is_set():
@@ -75,17 +77,11 @@ class Tracker:
 
         May run beside trackers that are at work, and may be killed: whichever tracker comes next goes on.
         """
-        await self.join()
+        await self._broker.meta.join()
         for projector in self._projectors:
             await self._broker.projections.wipe(projector.partition, begin=True)
             self._lose_track(projector)
         return await self.catch_up()
-
-    async def join(self) -> None:
-        """Check that this process and the namespace fit, and make the tracker's group everywhere."""
-        await self._broker.meta.join()
-        streams = [stream for projector in self._projectors for stream in projector.streams]
-        await self._broker.groups.ensure(streams, TRACKER_GROUP)
 
     async def _pause(self, error: BrokerError) -> None:
         if not isinstance(error, BrokerUnavailable):
@@ -112,17 +108,16 @@ class Tracker:
     async def _find_positions(self) -> None:
         for projector in self._projectors:
             if projector.partition not in self._positions:
+                await self._broker.groups.ensure(projector.streams, TRACKER_GROUP)
                 await self._broker.projections.wipe(projector.partition, begin=False)
                 self._positions[projector.partition] = await self._broker.projections.positions(
                     projector.partition, projector.streams
                 )
 
-    async def _project(self, projector: Projector, read: dict[str, list[tuple[str, dict[bytes, bytes]]]]) -> bool:
-        async def load(saga_ids: list[str]) -> list[list[bytes]]:
-            return await self._broker.projections.load(projector.partition, saga_ids)
-
+    async def _project(self, projector: Projector, read: dict[str, list[Entry]]) -> bool:
+        load = partial(self._broker.projections.load, projector.partition)
         positions = self._positions[projector.partition]
-        batch = await projector.fold(positions, read, load)  # type: ignore[arg-type]
+        batch = await projector.fold(positions, read, load)
         if not await self._broker.projections.write(batch):
             return False
         positions.update(batch.after)

@@ -80,7 +80,7 @@ class Reason(StrEnum):
     """A step aborted when its saga had completed already."""
 
 
-class Malformed(Exception):  # noqa: N818 - a verdict on an entry, handled where it is read
+class Malformed(Exception):
     """An entry is not a well-formed event. ``reason`` is the stable code, ``detail`` is for people."""
 
     def __init__(self, reason: Reason, detail: str, subject: str = "") -> None:
@@ -197,11 +197,12 @@ def parse(entry: Mapping[bytes, bytes]) -> Envelope:
         version = entry.get(b"specversion", b"1").decode()
         text = {name: _text(entry, name) for name in _TEXT}
         asks = tuple(entry.get(b"asks", b"").decode().split())
-        numbers = {name: _number(entry, name) for name in _NUMBERS}
+        numbers = {name: number(entry, name) for name in _NUMBERS}
     except (UnicodeDecodeError, ValueError, InvalidSagaId) as error:
         raise Malformed(Reason.FIELDS_INVALID, str(error), subject) from None
     if version != SPEC_VERSION:
-        raise Malformed(Reason.VERSION_UNKNOWN, f"specversion {version!r:.40}; this is {SPEC_VERSION}", subject)
+        detail = f"specversion {version!r:.40}; this is {SPEC_VERSION}"
+        raise Malformed(Reason.VERSION_UNKNOWN, detail, subject)
     return Envelope(subject=subject, data=entry[b"data"], asks=asks, **text, **numbers)  # type: ignore[arg-type]
 
 
@@ -230,10 +231,15 @@ def _text(entry: Mapping[bytes, bytes], name: str) -> str:
     return value
 
 
-def _number(entry: Mapping[bytes, bytes], name: str) -> int:
+def number(entry: Mapping[bytes, bytes], name: str) -> int:
+    """A number of milliseconds, or a count; 0 if it is not there.
+
+    Raises:
+        ValueError: if it is anything but up to 15 decimal digits.
+    """
     value = entry.get(name.encode(), b"")
     if not value:
         return 0
-    if len(value) > 16 or not value.isdigit():
+    if len(value) > 15 or not value.isdigit():
         raise ValueError(f"{name} is {value[:40]!r}, not a number of milliseconds")
     return int(value)

@@ -7,8 +7,9 @@ from collections.abc import Mapping
 from choreo.errors import InvalidSagaId
 from choreo.model.facts import Fact, Kind
 from choreo.model.saga import State
-from choreo.wire.envelope import BACK, Envelope, Malformed, Reason, check_data, parse
+from choreo.wire.envelope import BACK, Envelope, Malformed, Reason, check_data, number, parse
 from choreo.wire.keys import check_saga_id
+from choreo.wire.limits import MAX_JOURNAL_BYTES
 from choreo.wire.topology import Topology
 
 _STATES = frozenset(State) | {""}
@@ -22,7 +23,8 @@ def of_event(topology: Topology, stream: str, entry: Mapping[bytes, bytes]) -> t
     """
     envelope = parse(entry)
     if topology.routes.get(envelope.type) != stream:
-        raise Malformed(Reason.TYPE_UNKNOWN, f"{stream} does not carry {envelope.type}", envelope.subject)
+        detail = f"{stream} does not carry {envelope.type}"
+        raise Malformed(Reason.TYPE_UNKNOWN, detail, envelope.subject)
     try:
         check_data(envelope.data)
         if envelope.state not in _STATES:
@@ -63,31 +65,33 @@ def of_journal(topology: Topology, entry: Mapping[bytes, bytes]) -> tuple[str, F
         Malformed: if it is none; somebody else has written into the journal.
     """
     try:
-        text = {name.decode(): value.decode() for name, value in entry.items()}
-        subject = check_saga_id(text.get("subject", ""))
-        if text.get("state", "") not in _STATES:
-            raise ValueError(f"state {text['state']!r} is none")
-        saga_type = text.get("sagatype", "")
+        text = {name: _words(entry, name) for name in _JOURNAL}
+        subject = check_saga_id(text["subject"])
+        if text["state"] not in _STATES or not text["id"]:
+            raise ValueError(f"id {text['id']!r}, state {text['state']!r}")
         fact = Fact(
-            id=text["id"],
-            kind=Kind(text["kind"]),
-            time=int(text["time"]),
-            type=text.get("type", ""),
-            cause=text.get("cause", ""),
-            participant=text.get("participant", ""),
-            step=text.get("step", ""),
-            undo=text.get("undo", ""),
-            began=int(text.get("began", "0")),
-            state=text.get("state", ""),
-            seq=int(text.get("seq", "0")),
-            saga_type=saga_type if saga_type in topology.sagas else "",
-            note=text.get("note", ""),
-            detail=text.get("detail", ""),
-            asks=tuple(text.get("asks", "").split()),
-        )
-    except (KeyError, ValueError, UnicodeDecodeError, InvalidSagaId) as error:
+            id=text["id"], kind=Kind(text["kind"]), time=number(entry, "time"), type=text["type"],
+            cause=text["cause"], participant=text["participant"], step=text["step"], undo=text["undo"],
+            began=number(entry, "began"), state=text["state"], seq=number(entry, "seq"),
+            saga_type=text["sagatype"] if text["sagatype"] in topology.sagas else "",
+            note=text["note"], detail=text["detail"], asks=tuple(text["asks"].split()),
+        )  # fmt: skip
+    except (ValueError, UnicodeDecodeError, InvalidSagaId) as error:
         raise Malformed(Reason.NOT_AN_EVENT, f"no journal entry: {error}") from None
     return subject, fact
+
+
+_JOURNAL = (
+    "id", "kind", "subject", "type", "cause", "participant", "step", "undo", "state", "sagatype", "note",
+    "detail", "asks",
+)  # fmt: skip
+
+
+def _words(entry: Mapping[bytes, bytes], name: str) -> str:
+    value = entry.get(name.encode(), b"")
+    if len(value) > MAX_JOURNAL_BYTES:
+        raise ValueError(f"{name} has {len(value)} bytes")
+    return value.decode()
 
 
 def of_malformed(place: str, time: int, malformed: Malformed) -> Fact:

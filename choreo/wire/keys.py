@@ -73,7 +73,7 @@ class Keys:
         return f"{self._tags[partition]}:inbox:{participant}"
 
     def inbox_prefix(self, partition: int) -> str:
-        """What :meth:`inbox` puts before the participant: the gate finds other participants' inboxes by it."""
+        """What :meth:`inbox` puts before the participant; the gate finds others' inboxes by it."""
         return f"{self._tags[partition]}:inbox:"
 
     def journal(self, partition: int) -> str:

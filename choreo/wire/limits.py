@@ -10,6 +10,8 @@ MAX_DATA_DEPTH = 64
 MAX_NAME_CHARACTERS = 128
 #: Characters of the ledger attribute: what an event's causes may still have to undo.
 MAX_LEDGER_CHARACTERS = 64 * 1024
+#: Bytes of one attribute of a journal entry: `asks` may name many undos.
+MAX_JOURNAL_BYTES = 1024 * 1024
 #: Events that one handler may emit for one delivery.
 MAX_EMITTED = 100
 #: Decisions in one call of the gate; it bounds how long the server is busy with one script.

@@ -40,7 +40,8 @@ class Topology:
     source: Path | None = None
     """The file that this was read from; its folder is where ``module:attribute`` is imported from."""
     lines: dict[str, int] = field(default_factory=dict)
-    """Where things stand in the file: ``event:<type>``, ``stream:<name>``, ``participant:<name>``, ``saga:<name>``."""
+    """Where things stand in the file, by ``event:<type>``, ``stream:<name>``, ``participant:<name>``,
+    ``saga:<name>``."""
 
     @cached_property
     def keys(self) -> Keys:
@@ -67,7 +68,8 @@ class Topology:
             return self.routes[event_type]
         except KeyError:
             raise UnroutableEvent(
-                f"no stream carries {event_type}; add it to `events` of a stream in {self.source or 'the topology'}"
+                f"no stream carries {event_type}; add it to `events` of a stream in"
+                f" {self.source or 'the topology'}"
             ) from None
 
     def saga_type_of(self, event_type: str, declared: str = "") -> SagaType | None:
