@@ -46,11 +46,16 @@ def location(function: Handler) -> str:
     return f"{code.co_filename}:{code.co_firstlineno}"
 
 
-def check_function(function: object, participant: str) -> None:
+def place(frame: types.FrameType) -> str:
+    """``file:line`` at which ``frame`` stands."""
+    return f"{frame.f_code.co_filename}:{frame.f_lineno}"
+
+
+def check_function(function: object, where: str) -> None:
     """Refuse a handler that is no plain function, such as a step, a partial or a callable object."""
     if not inspect.isfunction(inspect.unwrap(function)):  # type: ignore[arg-type]
         raise ContractError(
-            f"{participant}: {function!r} is not a function; decorate a function of its own,"
+            f"{where}: {function!r} is not a function; decorate a function of its own,"
             " and one that no other participant has decorated"
         )
 

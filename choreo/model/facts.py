@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
 from enum import StrEnum
+from itertools import groupby
 
 import msgspec
 
@@ -158,7 +159,28 @@ def add(timeline: dict[str, Fact], fact: Fact) -> bool:
 def in_order(timeline: Mapping[str, Fact] | Iterable[Fact]) -> list[Fact]:
     """The facts of a timeline in their canonical order: by time, causes before effects at the same time."""
     facts = timeline.values() if isinstance(timeline, Mapping) else timeline
-    return sorted(facts, key=lambda fact: (fact.time, fact.seq, fact.began, fact.id))
+    ordered: list[Fact] = []
+    for _, group in groupby(sorted(facts, key=lambda fact: (fact.time, fact.id)), lambda fact: fact.time):
+        together = list(group)
+        ordered += together if len(together) == 1 else _by_cause(together)
+    return ordered
+
+
+def _by_cause(facts: list[Fact]) -> list[Fact]:
+    """Facts of one millisecond: those that caused others of them first."""
+    events = {fact.id: fact for fact in facts if fact.kind is Kind.EVENT}
+    asking = {entry: fact for fact in facts for entry in fact.asks}
+
+    def depth(fact: Fact) -> int:
+        seen: set[str] = set()
+        cause: Fact | None = fact
+        while cause is not None and cause.id not in seen:
+            seen.add(cause.id)
+            entry = f"{cause.handler}:{cause.cause}"
+            cause = asking.get(entry) if cause.undo else events.get(cause.cause)
+        return len(seen)
+
+    return sorted(facts, key=lambda fact: (depth(fact), fact.seq, fact.began, fact.id))
 
 
 def project(saga_id: str, timeline: Mapping[str, Fact]) -> View:
@@ -174,7 +196,7 @@ def project(saga_id: str, timeline: Mapping[str, Fact]) -> View:
         id=saga_id,
         type=next((fact.saga_type for fact in facts if fact.saga_type), ""),
         status=status,
-        current=next(fact.handler or fact.type for fact in reversed(facts)),
+        current=next(filter(None, map(_place, reversed(facts))), ""),
         started=facts[0].began or facts[0].time,
         updated=facts[-1].time,
         completed=turning.time if status.ended else None,
@@ -186,6 +208,11 @@ def project(saga_id: str, timeline: Mapping[str, Fact]) -> View:
         reason=next((_reason(fact) for fact in facts if fact.state in _UNWINDING), ""),
         last_error=next((_error(fact) for fact in reversed(facts) if _failed(fact)), None),
     )
+
+
+def _place(fact: Fact) -> str:
+    """What happened, as ``current`` names it; empty for what happened to the saga as a whole."""
+    return fact.handler if fact.step else fact.type
 
 
 def _count(facts: list[Fact]) -> tuple[dict[str, int], dict[str, int]]:

@@ -26,7 +26,6 @@ class Undo:
     """
 
     def __init__(self, step: Step[Any], function: Handler, names: Mapping[str, Any]) -> None:
-        contract.check_function(function, step.participant)
         hints = contract.read_hints(function, names)
         parameters, context = contract.event_parameters(function)
         contract.check_context(function, hints)
@@ -69,13 +68,14 @@ class Undo:
                 self.function, f"parameter {name!r} takes {Outcome(foreign, True, False, False).names()},"
                 f" which {step.name} never returns; it returns {step.outcome.names()}"
             )
-        if accepted.several and not step.outcome.several:
+        returns = "may return" if step.outcome.single and step.outcome.several else "returns"
+        if step.outcome.single and accepted.several and not accepted.single:
             raise contract.refuse(
-                self.function, f"parameter {name!r} takes several events; {step.name} returns one"
+                self.function, f"parameter {name!r} takes several events; {step.name} {returns} one"
             )
-        if step.outcome.several and not accepted.several:
+        if step.outcome.several and accepted.single and not accepted.several:
             raise contract.refuse(
-                self.function, f"parameter {name!r} takes one event; {step.name} may return several"
+                self.function, f"parameter {name!r} takes one event; {step.name} {returns} several"
             )
         return accepted.types
 
@@ -140,9 +140,11 @@ class Step(Generic[F]):
         Raises:
             ContractError: if its parameters do not fit the step, or the step has an undo already.
         """
+        caller = sys._getframe(1)
+        contract.check_function(function, f"{contract.place(caller)}: {self.participant}")
         if self.compensation is not None:
             raise contract.refuse(function, f"{self.name} has an undo already: {self.compensation.name}")
-        self.compensation = Undo(self, function, sys._getframe(1).f_locals)
+        self.compensation = Undo(self, function, caller.f_locals)
         return function
 
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
@@ -163,7 +165,8 @@ class Participant:
 
     def __init__(self, name: str, *, lifespan: Lifespan | None = None) -> None:
         if not NAME.fullmatch(name):
-            raise ContractError(f"participant name {name!r} must match {NAME.pattern}")
+            where = contract.place(sys._getframe(1))
+            raise ContractError(f"{where}: participant name {name!r} must match {NAME.pattern}")
         self.name = name
         self.lifespan = lifespan
         self._by_type: dict[type[Event], Step[Any]] = {}
@@ -197,12 +200,15 @@ class Participant:
             ContractError: as for :meth:`on`, and for fewer than two types.
         """
         if len(events) < 2:
-            raise ContractError(f"{self.name}: on_all needs two event types or more; use on() for one")
+            where = contract.place(sys._getframe(1))
+            raise ContractError(
+                f"{where}: {self.name}: on_all needs two event types or more; use on() for one"
+            )
         return self._declare(events, join=True)
 
     def _declare(self, events: tuple[type[Event], ...], *, join: bool) -> Callable[[F], Step[F]]:
         caller = sys._getframe(2)
-        where, names = f"{caller.f_code.co_filename}:{caller.f_lineno}", caller.f_locals
+        where, names = contract.place(caller), caller.f_locals
         if not events:
             raise ContractError(f"{where}: {self.name}: on() needs at least one event type")
         for event in events:
@@ -210,7 +216,7 @@ class Participant:
                 raise ContractError(f"{where}: {self.name}: {event!r} is not a subclass of choreo.Event")
 
         def declare(function: F) -> Step[F]:
-            contract.check_function(function, self.name)
+            contract.check_function(function, f"{where}: {self.name}")
             self._check_types(function, events)
             if any(step.name == function.__name__ for step in self.steps):
                 raise contract.refuse(function, f"participant {self.name!r} has a step of this name already")

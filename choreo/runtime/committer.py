@@ -101,7 +101,7 @@ class Committer:
         for waiting, answer in zip(batch, result, strict=True):
             if answer.verdict is Verdict.BLOCKED:
                 blocked.append(waiting)
-                trouble = f"{answer.rest[0].decode()} has the wrong type; delete or rename it"
+                trouble = f"{answer.rest[0].decode()} has the wrong type, or is full; delete or rename it"
             elif not waiting.answer.done():
                 waiting.answer.set_result(answer)
         self._put_back(partition, blocked)

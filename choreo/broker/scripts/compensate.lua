@@ -4,6 +4,9 @@
 -- ARGV  1 now (ms), 2 saga id, 3 prefix of inboxes, 4 token, 5 why, 6 who
 -- Returns {answer, state}: committed; closed (it has ended, or unwinds already); unknown; blocked.
 
+for number = 1, 2 do
+  if misfit(KEYS[number], 'hash') then return { 'blocked', KEYS[number] } end
+end
 local saga = open_saga(KEYS[1], KEYS[2], ARGV[2], '')
 local keys = { journal = KEYS[3], dead = KEYS[4], letters = KEYS[5], inbox = ARGV[3] }
 if saga.changed then return { 'unknown', '' } end

@@ -328,7 +328,7 @@ function decide.failed(d)
     if d.keep then note_effect(d, saga) else drop_started(d, saga) end
   end
   if running then unwind(saga) else close_if_unwound(saga) end
-  fact(d, saga, d.kind, { note = d.note, detail = d.detail })
+  fact(d, saga, saga.letter and 'dead' or d.kind, { note = d.note, detail = d.detail })
   return finish(d, saga, running and 'c' or (unwinds(saga) and 'l' or 'x'))
 end
 
@@ -336,6 +336,7 @@ function decide.begin_undo(d)
   read_undo(d)
   local answer = decided(d)
   if answer then return answer end
+  if misfit(d.work, 'hash') then return { 'blocked', d.work } end
   local saga = open_saga(d.record, d.work, d.subject, d.sagatype)
   local row = row_of(saga, d.line)
   if not row or row.status ~= 'U' then
@@ -350,7 +351,6 @@ end
 local function end_undo(d, failed)
   local answer = decided(d)
   if answer then return answer end
-  if not ours(d) then return { 'stale' } end
   if misfit(d.work, 'hash') then return { 'blocked', d.work } end
   local saga = open_saga(d.record, d.work, d.subject, d.sagatype)
   local row = row_of(saga, d.line)
@@ -358,6 +358,7 @@ local function end_undo(d, failed)
     acknowledge(d)
     return { 'closed', saga.state }
   end
+  if not ours(d) then return { 'stale' } end
   settle(saga, d.line, row, failed)
   close_if_unwound(saga)
   if failed then saga.letter = d.letter end

@@ -22,6 +22,9 @@ local function value_or(value, default)
   return value
 end
 
+-- The greatest id that a stream can have. Behind an entry with it nothing can be added any more.
+local LAST = '18446744073709551615-18446744073709551615'
+
 -- Types of keys, looked up once in a script's run.
 local kinds = {}
 local function misfit(key, wanted)
@@ -29,6 +32,7 @@ local function misfit(key, wanted)
   if kind == nil then
     kind = redis.call('TYPE', key)
     if type(kind) == 'table' then kind = kind.ok end
+    if kind == 'stream' and redis.call('XRANGE', key, LAST, LAST)[1] then kind = 'full stream' end
     kinds[key] = kind
   end
   return kind ~= 'none' and kind ~= wanted
@@ -205,7 +209,7 @@ end
 
 ---- writing -------------------------------------------------------------------------------------
 
--- The first target that could not be written, or nil. keys: journal, dead, letters, inbox (a prefix).
+-- The first target that could not be written (of the wrong type, or a stream that is full), or nil. keys: journal, dead, letters, inbox (a prefix).
 local function blocked(saga, keys)
   if misfit(saga.record, 'hash') then return saga.record end
   if misfit(saga.work, 'hash') then return saga.work end

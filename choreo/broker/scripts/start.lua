@@ -4,6 +4,9 @@
 -- ARGV  1 saga type, 2 event id, then the entry's fields
 -- Returns {answer, state}: started; same (the saga began with this very event); conflict; blocked.
 
+for number = 1, 2 do
+  if misfit(KEYS[number], 'hash') then return { 'blocked', KEYS[number] } end
+end
 local saga = open_saga(KEYS[1], KEYS[2], '', ARGV[1])
 local origin = redis.call('HGET', KEYS[1], 'origin')
 if origin == ARGV[2] then return { 'same', saga.state } end
