@@ -12,11 +12,12 @@ from choreo.errors import Abort, ChoreoError
 from choreo.model.context import Context
 from choreo.model.event import Event
 from choreo.model.participant import Participant
+from choreo.model.policy import Retry
 
 if TYPE_CHECKING:
     from choreo.choreography import Choreography
 
-__all__ = ["Abort", "ChoreoError", "Choreography", "Context", "Event", "Participant"]
+__all__ = ["Abort", "ChoreoError", "Choreography", "Context", "Event", "Participant", "Retry"]
 
 
 def __getattr__(name: str) -> Any:

@@ -16,6 +16,7 @@
     └── BrokerError              the server did not do what was asked
         ├── BrokerUnavailable    it cannot be reached or cannot serve now; trying again may help
         ├── BrokerRefused        it said no, and will say no again
+        ├── Unsendable           the request holds something that cannot be sent at all
         ├── UnsupportedServer    it is too old
         └── EngineError          the embedded server could not be started
 
@@ -117,6 +118,10 @@ class BrokerRefused(BrokerError):
     """The server refused, and would refuse the same request again."""
 
 
+class Unsendable(BrokerError):
+    """The request holds something that cannot be sent, such as text that is no valid Unicode."""
+
+
 class UnsupportedServer(BrokerError):
     """The server is older than Redis 6.2."""
 
@@ -131,6 +136,9 @@ class Abort(Exception):
     ``reason`` is for people: it is kept with the saga and shown in its trace.
     """
 
-    def __init__(self, reason: str = "") -> None:
+    #: Also there for subclasses whose ``__init__`` does not call this one.
+    reason: str = ""
+
+    def __init__(self, reason: object = "") -> None:
         super().__init__(reason)
-        self.reason = reason
+        self.reason = str(reason)

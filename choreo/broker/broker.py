@@ -11,6 +11,7 @@ from choreo.broker.groups import Groups
 from choreo.broker.meta import Meta
 from choreo.broker.projections import Projections
 from choreo.broker.sagas import Sagas
+from choreo.broker.timers import Timers
 from choreo.wire.keys import Keys
 
 
@@ -24,6 +25,7 @@ class Broker:
         self.gate = Gate(connection, keys)
         self.groups = Groups(connection)
         self.sagas = Sagas(connection, keys)
+        self.timers = Timers(connection, keys)
         self.projections = Projections(connection, keys)
 
     @classmethod

@@ -21,7 +21,7 @@ from redis.asyncio import BlockingConnectionPool, Redis
 from redis.asyncio.retry import Retry
 from redis.backoff import NoBackoff
 
-from choreo.errors import BrokerRefused, BrokerUnavailable, ConfigurationError
+from choreo.errors import BrokerRefused, BrokerUnavailable, ConfigurationError, Unsendable
 
 Argument: TypeAlias = str | bytes | int
 Client: TypeAlias = "Redis"
@@ -48,6 +48,7 @@ _TRANSIENT_CLASSES = (
     OSError,
     AttributeError,  # the client leaks it when a connection drops while it is used
 )
+_UNSENDABLE_CLASSES = (exceptions.DataError, UnicodeError)
 _FINAL_CLASSES = (exceptions.AuthenticationError, exceptions.AuthorizationError, exceptions.NoPermissionError)
 
 
@@ -85,6 +86,8 @@ def public_url(url: str) -> str:
 def translate(error: BaseException) -> Exception:
     """What a client library's error means, as one of choreo's own."""
     text = str(error) or type(error).__name__
+    if isinstance(error, _UNSENDABLE_CLASSES):
+        return Unsendable(text)
     word = text.partition(" ")[0]
     if isinstance(error, _FINAL_CLASSES):
         return BrokerRefused(f"the server refused: {text}")
@@ -100,7 +103,7 @@ def translated() -> Iterator[None]:
     """Raise choreo's errors instead of the client library's."""
     try:
         yield
-    except (exceptions.RedisError, OSError, AttributeError) as error:
+    except (exceptions.RedisError, OSError, AttributeError, UnicodeError) as error:
         raise translate(error) from error
 
 

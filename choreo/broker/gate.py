@@ -191,6 +191,52 @@ class Failed(Decision):
 
 
 @dataclass(frozen=True, slots=True)
+class Parking:
+    """The next attempt, and why there is one. ``due`` is in milliseconds since the epoch."""
+
+    due: int
+    payload: bytes
+    """What the inbox will deliver when it is due."""
+    attempt: int
+    """The attempt that failed."""
+    note: str
+    detail: str
+
+    def arguments(self) -> list[Argument]:
+        return [self.due, self.payload, self.attempt, self.note, self.detail]
+
+
+@dataclass(frozen=True, slots=True)
+class RetryStep(Decision):
+    """An attempt of a step failed, and another one is to follow."""
+
+    kind: ClassVar[str] = "retry"
+    parking: Parking
+    ledger: str = ""
+    keep: bool = False
+    """Whether the step has an undo: if its saga unwinds meanwhile, it is asked for."""
+    input: bytes = b""
+    joins: tuple[str, ...] = ()
+
+    def body(self, ring: _Keyring) -> list[Argument]:
+        return [
+            *self.parking.arguments(), self.ledger, _flag(self.keep), self.input, len(self.joins), *self.joins
+        ]  # fmt: skip
+
+
+@dataclass(frozen=True, slots=True)
+class RetryUndo(Decision):
+    """An attempt of an undo failed, and another one is to follow."""
+
+    kind: ClassVar[str] = "retry_undo"
+    undo: str
+    parking: Parking
+
+    def body(self, ring: _Keyring) -> list[Argument]:
+        return [self.undo, *self.parking.arguments()]
+
+
+@dataclass(frozen=True, slots=True)
 class BeginUndo(Decision):
     """May this undo run? Answers run (with the packed input and result), duplicate or closed."""
 
@@ -255,7 +301,10 @@ class Gate:
         self, identity: Identity, now: int, partition: int, decisions: Sequence[Decision]
     ) -> tuple[list[str], list[Argument]]:
         keys = self.keys
-        fixed = [keys.journal(partition), keys.dead(partition), keys.letters(partition)]
+        fixed = [
+            keys.journal(partition), keys.dead(partition), keys.letters(partition),
+            keys.timers(partition), keys.parked(partition),
+        ]  # fmt: skip
         ring = _Keyring(fixed)
         arguments: list[Argument] = [
             now, identity.participant, identity.consumer, keys.inbox_prefix(partition), len(decisions)

@@ -39,12 +39,22 @@ class Batch:
     """What the tracker made of entries of one partition: written whole, or not at all."""
 
     partition: int
-    before: dict[str, str] = field(default_factory=dict)
-    """Stream key -> the position (entry id) from which was read."""
+    version: int
+    """Of the partition's projections, as it was when the tracker learnt what it knows."""
     after: dict[str, str] = field(default_factory=dict)
     """Stream key -> the last entry that the batch holds."""
     updates: list[Update] = field(default_factory=list)
     letters: list[Letter] = field(default_factory=list)
+
+
+@dataclass(slots=True)
+class Progress:
+    """How far the projections of a partition are."""
+
+    version: int
+    """Grows with each write, by whomever."""
+    positions: dict[str, str]
+    """Stream key -> the last entry that was projected; ``0-0`` where none was."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,14 +64,16 @@ class Projections:
     connection: Connection
     keys: Keys
 
-    async def positions(self, partition: int, streams: Sequence[str]) -> dict[str, str]:
-        """How far each stream has been projected: entry ids, ``0-0`` where nothing was."""
+    async def progress(self, partition: int, streams: Sequence[str]) -> Progress:
+        """How far each of ``streams`` has been projected."""
         fields = [f"at:{stream}" for stream in streams]
-        found = await self.connection.call("HMGET", self.keys.tracker(partition), *fields)
-        return {
+        key = self.keys.tracker(partition)
+        version, *found = await self.connection.call("HMGET", key, "version", *fields)
+        positions = {
             stream: position.decode() if position else "0-0"
             for stream, position in zip(streams, found, strict=True)
         }
+        return Progress(int(version or 0), positions)
 
     async def read(self, positions: Mapping[str, str], count: int, *, wait: bool) -> dict[str, list[Entry]]:
         """Entries behind ``positions``: at most ``count`` of each stream. ``wait``: up to a second."""
@@ -82,18 +94,19 @@ class Projections:
                 raise answer
         return answers
 
-    async def write(self, batch: Batch) -> bool:
-        """Write a batch; ``False`` if another tracker was faster or the views are being wiped.
+    async def write(self, batch: Batch) -> int | None:
+        """Write a batch. Returns the new version; ``None`` if another tracker was faster or the views
+        are being wiped.
 
         Raises:
             BrokerUnavailable: if it is not known whether it was written. Trying it again is safe.
         """
         keys, partition = self.keys, batch.partition
         names = [keys.tracker(partition), keys.dead(partition), keys.letters(partition)]
-        arguments: list[Argument] = [TRACKER_GROUP, len(batch.after)]
+        arguments: list[Argument] = [TRACKER_GROUP, batch.version, len(batch.after)]
         for stream, position in batch.after.items():
             names.append(stream)
-            arguments += (len(names), batch.before[stream], position)
+            arguments += (len(names), position)
         arguments.append(len(batch.updates))
         indexes: dict[tuple[str, str], int] = {}
 
@@ -111,7 +124,8 @@ class Projections:
         arguments.append(len(batch.letters))
         for letter in batch.letters:
             arguments += (letter.id, len(letter.fields), *letter.fields)
-        return bool(await self.connection.run("project", names, arguments) == b"ok")
+        version = int(await self.connection.run("project", names, arguments))
+        return None if version < 0 else version
 
     async def views(self, saga_ids: Sequence[str]) -> list[bytes | None]:
         """The packed view of each saga, ``None`` where there is none."""

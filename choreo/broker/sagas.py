@@ -60,7 +60,7 @@ class Sagas:
         keys = self.keys
         names = [
             keys.record(partition, saga_id), keys.work(partition, saga_id), keys.journal(partition),
-            keys.dead(partition), keys.letters(partition),
+            keys.dead(partition), keys.letters(partition), keys.timers(partition), keys.parked(partition),
         ]  # fmt: skip
         arguments: list[Argument] = [now, saga_id, keys.inbox_prefix(partition), token, note, who]
         answer, state = await self.connection.run("compensate", names, arguments)

@@ -27,6 +27,8 @@ class Context:
     for any other. Hand it to whatever must not happen twice."""
     undoes: str | None = None
     """In an undo: the :attr:`key` of the step that it undoes. ``None`` in a step."""
+    attempt: int = 1
+    """Which attempt this is, from 1. An attempt whose worker died is repeated under its number."""
     resources: Any = None
     """What the participant's ``lifespan`` yielded."""
     _emitted: list[Event] = field(default_factory=list, repr=False)

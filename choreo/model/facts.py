@@ -30,6 +30,8 @@ class Kind(StrEnum):
     """A step did not run, because its saga was unwinding already."""
     ABORTED = "aborted"
     """A step raised Abort."""
+    RETRYING = "retrying"
+    """An attempt of a step or an undo failed, and another one is to follow."""
     DEAD = "dead"
     """A step failed for good; the delivery is a dead letter."""
     UNDONE = "undone"
@@ -78,6 +80,10 @@ class Fact(msgspec.Struct, frozen=True, array_like=True, omit_defaults=True):
     """The undos that this commit asked for, as ``participant/step:event id``."""
     ledger: tuple[str, ...] = ()
     """The ledger entries that caused this event."""
+    attempt: int = 0
+    """Which attempt failed, from 1."""
+    due: int = 0
+    """When the next attempt is due (ms since the epoch)."""
 
     @property
     def handler(self) -> str:
@@ -114,6 +120,8 @@ class View(msgspec.Struct, frozen=True, omit_defaults=True):
     """``participant/step`` -> how often it was undone."""
     undoing: list[str] = []
     """The undos that were asked for and are not through yet, as ``participant/step``."""
+    retries: int = 0
+    """How many attempts were followed by another one."""
     dead_letters: int = 0
     reason: str = ""
     """Why the saga unwinds or unwound."""
@@ -204,6 +212,7 @@ def project(saga_id: str, timeline: Mapping[str, Fact]) -> View:
         done=done,
         undone=undone,
         undoing=_undoing(facts),
+        retries=sum(fact.kind is Kind.RETRYING for fact in facts),
         dead_letters=sum(fact.kind in LETTERS for fact in facts),
         reason=next((_reason(fact) for fact in facts if fact.state in _UNWINDING), ""),
         last_error=next((_error(fact) for fact in reversed(facts) if _failed(fact)), None),
@@ -242,11 +251,11 @@ def _undoing(facts: list[Fact]) -> list[str]:
 
 
 def _failed(fact: Fact) -> bool:
-    return fact.kind in LETTERS or fact.kind is Kind.ABORTED
+    return fact.kind in LETTERS or fact.kind in (Kind.ABORTED, Kind.RETRYING)
 
 
 def _error(fact: Fact) -> LastError:
-    traceback = fact.detail if fact.kind in (Kind.DEAD, Kind.STUCK) else ""
+    traceback = fact.detail if fact.kind in (Kind.DEAD, Kind.STUCK, Kind.RETRYING) else ""
     return LastError(fact.handler or fact.type, fact.time, fact.note, traceback)
 
 

@@ -6,12 +6,14 @@ import inspect
 import sys
 from collections.abc import Callable, Mapping
 from contextlib import AbstractAsyncContextManager
-from typing import Any, Generic, TypeVar
+from datetime import timedelta
+from typing import Any, Generic, TypeVar, overload
 
 from choreo.errors import ContractError
 from choreo.model import contract
 from choreo.model.contract import Handler, Outcome
 from choreo.model.event import NAME, Event, is_event_type, type_name
+from choreo.model.policy import Policy, Retry, make_policy
 
 F = TypeVar("F", bound=Callable[..., Any])
 U = TypeVar("U", bound=Callable[..., Any])
@@ -25,12 +27,15 @@ class Undo:
     has nothing to undo and leaves no entry in the ledger.
     """
 
-    def __init__(self, step: Step[Any], function: Handler, names: Mapping[str, Any]) -> None:
+    def __init__(
+        self, step: Step[Any], function: Handler, names: Mapping[str, Any], policy: Policy
+    ) -> None:
         hints = contract.read_hints(function, names)
         parameters, context = contract.event_parameters(function)
         contract.check_context(function, hints)
         self.function = function
         self.name = function.__name__
+        self.policy = policy
         self.is_async = inspect.iscoroutinefunction(function)
         self.takes_context = context is not None
         self.outcome = contract.read_outcome(function, _return_hint(function, hints))
@@ -91,8 +96,9 @@ class Step(Generic[F]):
     """
 
     def __init__(
-        self, participant: str, function: F, on: tuple[type[Event], ...], join: bool, names: Mapping[str, Any]
-    ) -> None:
+        self, participant: str, function: F, on: tuple[type[Event], ...], join: bool,
+        names: Mapping[str, Any], policy: Policy,
+    ) -> None:  # fmt: skip
         hints = contract.read_hints(function, names)
         parameters, context = contract.event_parameters(function)
         contract.check_context(function, hints)
@@ -101,6 +107,7 @@ class Step(Generic[F]):
         self.name = function.__name__
         self.on = on
         self.is_join = join
+        self.policy = policy
         self.is_async = inspect.iscoroutinefunction(function)
         self.takes_context = context is not None
         self.outcome = contract.read_outcome(function, _return_hint(function, hints))
@@ -130,22 +137,40 @@ class Step(Generic[F]):
         for parameter, events in zip(parameters, expected, strict=True):
             contract.check_accepts(function, parameter, hints.get(parameter.name), events)
 
-    def undo(self, function: U) -> U:
-        """Declare ``function`` as this step's compensation.
+    @overload
+    def undo(self, function: U, /) -> U: ...
+
+    @overload
+    def undo(
+        self, /, *, timeout: float | timedelta | None = None, retry: Retry | None = None
+    ) -> Callable[[U], U]: ...
+
+    def undo(
+        self, function: Any = None, /, *,
+        timeout: float | timedelta | None = None, retry: Retry | None = None,
+    ) -> Any:  # fmt: skip
+        """Declare a function as this step's compensation: ``@step.undo`` or ``@step.undo(retry=...)``.
 
         It gets the step's event (for a join: its events), then the step's result or ``None`` when it
         is not known whether the step took effect, then ``ctx`` if it has such a parameter. It must
         undo what was done and do nothing if nothing was; it may run more than once.
 
+        ``timeout`` (seconds) and ``retry`` are as for :meth:`Participant.on`.
+
         Raises:
             ContractError: if its parameters do not fit the step, or the step has an undo already.
         """
         caller = sys._getframe(1)
-        contract.check_function(function, f"{contract.place(caller)}: {self.participant}")
-        if self.compensation is not None:
-            raise contract.refuse(function, f"{self.name} has an undo already: {self.compensation.name}")
-        self.compensation = Undo(self, function, caller.f_locals)
-        return function
+        policy = make_policy(retry, timeout)
+
+        def declare(function: U) -> U:
+            contract.check_function(function, f"{contract.place(caller)}: {self.participant}")
+            if self.compensation is not None:
+                raise contract.refuse(function, f"{self.name} has an undo already: {self.compensation.name}")
+            self.compensation = Undo(self, function, caller.f_locals, policy)
+            return function
+
+        return declare if function is None else declare(function)
 
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
         return self.function(*args, **kwargs)
@@ -181,20 +206,29 @@ class Participant:
         """Which step reacts to which event type, by the type's name."""
         return {type_name(event): step for event, step in self._by_type.items()}
 
-    def on(self, *events: type[Event]) -> Callable[[F], Step[F]]:
+    def on(
+        self, *events: type[Event], timeout: float | timedelta | None = None, retry: Retry | None = None
+    ) -> Callable[[F], Step[F]]:
         """Declare a step that reacts to any one of ``events``.
+
+        Args:
+            timeout: seconds that one attempt may take; longer counts as a failure. A thread cannot be
+                ended from outside: a handler that is no coroutine then goes on unseen, its result lost.
+            retry: how failed attempts are repeated. Both default to ``defaults`` of streams.yaml.
 
         Raises:
             ContractError: if the handler's signature does not fit, or another step of this
                 participant reacts to one of the types already.
         """
-        return self._declare(events, join=False)
+        return self._declare(events, make_policy(retry, timeout), join=False)
 
-    def on_all(self, *events: type[Event]) -> Callable[[F], Step[F]]:
+    def on_all(
+        self, *events: type[Event], timeout: float | timedelta | None = None, retry: Retry | None = None
+    ) -> Callable[[F], Step[F]]:
         """Declare a join: a step that waits for one of each of ``events`` in a saga and gets them all.
 
         If a type arrives again before the others have come, the newer event takes the older one's
-        place.
+        place. ``timeout`` and ``retry`` are as for :meth:`on`.
 
         Raises:
             ContractError: as for :meth:`on`, and for fewer than two types.
@@ -204,9 +238,11 @@ class Participant:
             raise ContractError(
                 f"{where}: {self.name}: on_all needs two event types or more; use on() for one"
             )
-        return self._declare(events, join=True)
+        return self._declare(events, make_policy(retry, timeout), join=True)
 
-    def _declare(self, events: tuple[type[Event], ...], *, join: bool) -> Callable[[F], Step[F]]:
+    def _declare(
+        self, events: tuple[type[Event], ...], policy: Policy, *, join: bool
+    ) -> Callable[[F], Step[F]]:
         caller = sys._getframe(2)
         where, names = contract.place(caller), caller.f_locals
         if not events:
@@ -220,7 +256,7 @@ class Participant:
             self._check_types(function, events)
             if any(step.name == function.__name__ for step in self.steps):
                 raise contract.refuse(function, f"participant {self.name!r} has a step of this name already")
-            step = Step(self.name, function, events, join, names)
+            step = Step(self.name, function, events, join, names, policy)
             self._by_type.update(dict.fromkeys(events, step))
             return step
 

@@ -10,6 +10,19 @@ from choreo.model.facts import Fact, Kind, View
 from choreo.model.saga import State
 
 
+class Attempt(msgspec.Struct, omit_defaults=True):
+    """An attempt that failed and was followed by another. Times are milliseconds since the epoch."""
+
+    number: int
+    ended: int
+    due: int
+    """When the next one was due."""
+    note: str = ""
+    """The error."""
+    detail: str = ""
+    """Its traceback."""
+
+
 class Reaction(msgspec.Struct, omit_defaults=True):
     """A step (or an undo) that handled an event. Times are milliseconds since the epoch."""
 
@@ -31,6 +44,8 @@ class Reaction(msgspec.Struct, omit_defaults=True):
     """In an undo: its name."""
     order: int = 0
     """In an undo: 1 for the first that was undone in this saga, 2 for the next, and so on."""
+    failed: list[Attempt] = []
+    """The attempts before the last one."""
     emitted: list[EventNode] = []
     undone_by: list[Reaction] = []
     """The undos of this step."""
@@ -128,6 +143,7 @@ def _reactions(
 ) -> dict[tuple[str, str, str, str], Reaction]:
     """Every step and undo that handled an event, hung below that event or below the step it undoes."""
     found: dict[tuple[str, str, str, str], Reaction] = {}
+    asked = {entry: fact.time for fact in reversed(facts) for entry in fact.asks}
     order = 0
     for fact in sorted(facts, key=lambda each: bool(each.undo)):
         if not fact.step or fact.kind in (Kind.ORDERED, Kind.REFUSED):
@@ -135,11 +151,11 @@ def _reactions(
         reaction = found.get(_key(fact))
         if reaction is None:
             reaction = found[_key(fact)] = Reaction(fact.participant, fact.step, fact.kind, undo=fact.undo)
-            if fact.undo:
-                order += 1
-                reaction.order = order
             _hang(reaction, fact, found, nodes)
-        _tell(reaction, fact, facts, nodes)
+        if fact.undo and fact.kind is not Kind.RETRYING and not reaction.order:
+            order += 1
+            reaction.order = order
+        _tell(reaction, fact, asked, nodes)
     return found
 
 
@@ -154,23 +170,24 @@ def _hang(
         nodes[fact.cause].reactions.append(reaction)
 
 
-def _tell(reaction: Reaction, fact: Fact, facts: Sequence[Fact], nodes: Mapping[str, EventNode]) -> None:
-    if fact.kind is not Kind.EVENT or reaction.outcome is Kind.EVENT:
-        reaction.outcome = fact.kind
-    reaction.note = reaction.note or (fact.note if fact.kind is not Kind.EVENT else "")
-    reaction.detail = reaction.detail or (fact.detail if fact.kind is not Kind.EVENT else "")
-    reaction.began = reaction.began or fact.began or fact.time
+def _tell(
+    reaction: Reaction, fact: Fact, asked: Mapping[str, int], nodes: Mapping[str, EventNode]
+) -> None:
+    if fact.kind is Kind.RETRYING:
+        reaction.failed.append(Attempt(fact.attempt, fact.time, fact.due, fact.note, fact.detail))
+    else:
+        if fact.kind is not Kind.EVENT or reaction.outcome in (Kind.EVENT, Kind.RETRYING):
+            reaction.outcome = fact.kind
+        reaction.note = reaction.note or (fact.note if fact.kind is not Kind.EVENT else "")
+        reaction.detail = reaction.detail or (fact.detail if fact.kind is not Kind.EVENT else "")
+    reaction.began = fact.began or reaction.began or fact.time
     reaction.ended = max(reaction.ended, fact.time)
     reaction.worked_ms = max(0, reaction.ended - reaction.began)
-    due = _asked_at(facts, f"{fact.handler}:{fact.cause}") if fact.undo else None
+    due = asked.get(f"{fact.handler}:{fact.cause}") if fact.undo else None
     if due is None and fact.cause in nodes:
         due = nodes[fact.cause].time
     if due is not None:
         reaction.waited_ms = max(0, reaction.began - due)
-
-
-def _asked_at(facts: Iterable[Fact], entry: str) -> int | None:
-    return next((fact.time for fact in facts if entry in fact.asks), None)
 
 
 def _circular(causes: Mapping[str, str]) -> set[str]:

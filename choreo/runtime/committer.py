@@ -12,7 +12,7 @@ import anyio
 from choreo.broker.clock import Clock
 from choreo.broker.gate import Answer, Decision, Gate, Identity, Verdict
 from choreo.broker.patience import Patience
-from choreo.errors import BrokerError, BrokerUnavailable
+from choreo.errors import BrokerError, BrokerUnavailable, Unsendable
 from choreo.wire.limits import MAX_BATCH
 
 logger = logging.getLogger("choreo.runtime")
@@ -76,6 +76,9 @@ class Committer:
                 self._clock(),
                 [(partition, [each.decision for each in batches[partition]]) for partition in order],
             )
+        except Unsendable as error:
+            await self._single_out(batches, error)
+            return
         except BrokerError as error:
             results = [error] * len(order)
         trouble: BaseException | str | None = None
@@ -88,6 +91,15 @@ class Committer:
                 logger.error("%s: %s", self._identity.participant, trouble)
             await self._patience.pause(trouble)
             self._arrived.set()
+
+    async def _single_out(self, batches: dict[int, list[_Waiting]], error: Unsendable) -> None:
+        """One decision cannot be sent. That is its own fault: the others of its batch go on."""
+        every = [(partition, waiting) for partition, batch in batches.items() for waiting in batch]
+        if len(every) > 1:
+            for partition, waiting in every:
+                await self._flush({partition: [waiting]})
+        elif not every[0][1].answer.done():
+            every[0][1].answer.set_exception(error)
 
     def _deliver(
         self, partition: int, batch: list[_Waiting], result: list[Answer] | Exception

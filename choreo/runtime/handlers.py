@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import traceback
 from collections.abc import Callable, Sequence
 from typing import Any
@@ -14,7 +15,8 @@ from choreo.errors import EventError
 from choreo.model.context import Context
 from choreo.model.contract import Handler, Outcome, check_emitted, check_outcome
 from choreo.model.event import Event, type_name
-from choreo.model.participant import Step
+from choreo.model.participant import Step, Undo
+from choreo.model.policy import Policy
 from choreo.wire.envelope import Envelope, encode_data
 from choreo.wire.limits import MAX_EMITTED, MAX_ERROR_CHARACTERS, MAX_TRACEBACK_CHARACTERS
 
@@ -29,10 +31,12 @@ class StoredResult(msgspec.Struct, frozen=True, array_like=True):
 
 
 class Bench:
-    """A step made ready to run: its decoders, and its handler called in the right way."""
+    """A step made ready to run: its decoders, its policies, and its handler called in the right way."""
 
-    def __init__(self, step: Step[Any], threads: anyio.CapacityLimiter) -> None:
+    def __init__(self, step: Step[Any], threads: anyio.CapacityLimiter, defaults: Policy) -> None:
         self.step = step
+        self.policy = step.policy.over(defaults)
+        self.undo_policy = step.compensation.policy.over(defaults) if step.compensation else defaults
         self.joins = tuple(type_name(event) for event in step.on) if step.is_join else ()
         self._threads = threads
         self._inputs = {type_name(event): _decoder(event) for event in step.on}
@@ -51,7 +55,7 @@ class Bench:
 
     async def run(self, events: Sequence[Event], context: Context) -> tuple[Any, list[Event]]:
         """Call the step. Returns what it returned, and every event that it emits, in order."""
-        returned = await self._call(self.step.function, events, context, self.step)
+        returned = await self._call(self.step, self.policy, events, context)
         emitted = _emitted(self.step.function, self.step.outcome, returned, context)
         return returned, emitted
 
@@ -60,15 +64,29 @@ class Bench:
         undo = self.step.compensation
         assert undo is not None
         arguments = [*events, result] if undo.takes_result else list(events)
-        returned = await self._call(undo.function, arguments, context, undo)
+        returned = await self._call(undo, self.undo_policy, arguments, context)
         return _emitted(undo.function, undo.outcome, returned, context)
 
-    async def _call(self, function: Handler, arguments: Sequence[Any], context: Context, how: Any) -> Any:
-        if how.takes_context:
+    async def _call(
+        self, handler: Step[Any] | Undo, policy: Policy, arguments: Sequence[Any], context: Context
+    ) -> Any:
+        if handler.takes_context:
             arguments = [*arguments, context]
-        if how.is_async:
-            return await function(*arguments)
-        return await anyio.to_thread.run_sync(function, *arguments, limiter=self._threads)
+        with anyio.move_on_after(policy.timeout):
+            try:
+                if handler.is_async:
+                    return await handler.function(*arguments)
+                return await anyio.to_thread.run_sync(
+                    handler.function, *arguments, limiter=self._threads, abandon_on_cancel=True
+                )
+            except anyio.get_cancelled_exc_class() as error:
+                if anyio.current_effective_deadline() == -math.inf:
+                    raise
+                # Nobody cancelled this worker: the handler awaited something that was cancelled.
+                raise RuntimeError("the handler was cancelled from within") from error
+            except SystemExit as error:
+                raise RuntimeError(f"the handler called sys.exit({error.code!r})") from error
+        raise TimeoutError(f"took longer than {policy.timeout:g} s")
 
     def covers(self, emitted: Sequence[Event]) -> bool:
         """Whether the step has an undo that is concerned with such an outcome."""
@@ -112,7 +130,17 @@ def _emitted(function: Handler, outcome: Outcome, returned: Any, context: Contex
 
 
 def describe(error: BaseException) -> tuple[str, str]:
-    """An error's message and its traceback, each cut to what is kept of them."""
-    message = f"{type(error).__name__}: {error}" if str(error) else type(error).__name__
-    lines = "".join(traceback.format_exception(error))
-    return message[:MAX_ERROR_CHARACTERS], lines[-MAX_TRACEBACK_CHARACTERS:]
+    """An error's message and its traceback, each cut to what is kept of them, and fit to be sent."""
+    try:
+        said = str(error)
+        lines = "".join(traceback.format_exception(error))
+    except Exception:  # a handler's error may be of any make
+        said, lines = "(its text cannot be read)", ""
+    name = type(error).__name__
+    message = f"{name}: {said}" if said else name
+    return sendable(message[:MAX_ERROR_CHARACTERS]), sendable(lines[-MAX_TRACEBACK_CHARACTERS:])
+
+
+def sendable(text: str) -> str:
+    """``text`` with escapes for what UTF-8 cannot carry: lone surrogates, as ``os.fsdecode`` makes them."""
+    return text.encode("utf-8", "backslashreplace").decode()

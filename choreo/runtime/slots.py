@@ -18,6 +18,7 @@ class Slots:
         self._semaphore = anyio.Semaphore(limit)
         self._held: dict[tuple[str, str], Delivery] = {}
         self._released = anyio.Event()
+        self._closed = False
 
     @property
     def free(self) -> int:
@@ -44,6 +45,14 @@ class Slots:
         # Its lease may have run out and this same worker have claimed it again meanwhile.
         if self._held.get((delivery.stream, delivery.entry)) is delivery:
             del self._held[delivery.stream, delivery.entry]
+        self._pulse()
+
+    def close(self) -> None:
+        """Nothing more is to be taken: whoever waits for a free slot need not."""
+        self._closed = True
+        self._pulse()
+
+    def _pulse(self) -> None:
         self._released.set()
         self._released = anyio.Event()
 
@@ -56,15 +65,15 @@ class Slots:
     async def wait_for_free(self, gather: float) -> int:
         """Wait until a delivery may be taken; if few may, up to ``gather`` seconds more for others.
 
-        Returns how many may be taken: at least one.
+        Returns how many may be taken: at least one, unless :meth:`close` was called.
         """
-        while not self.free:
+        while not self.free and not self._closed:
             await self._released.wait()
         enough = max(1, self._limit // 4)
         with anyio.move_on_after(gather):
-            while self.free < enough:
+            while self.free < enough and not self._closed:
                 await self._released.wait()
-        return max(1, self.free)
+        return self.free
 
     async def wait_until_idle(self) -> None:
         """Wait until nothing is in hand."""

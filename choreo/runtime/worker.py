@@ -24,13 +24,15 @@ from choreo.broker.patience import Patience
 from choreo.errors import BrokerError, BrokerUnavailable, ConfigurationError, Fault
 from choreo.model.event import type_name
 from choreo.model.participant import Participant
+from choreo.runtime.alarm import Alarm
 from choreo.runtime.committer import Committer
 from choreo.runtime.delivery import Handling
 from choreo.runtime.handlers import Bench
+from choreo.runtime.parked import Work
 from choreo.runtime.slots import Slots
 from choreo.runtime.upkeep import Dispatch, Upkeep
 from choreo.wire.cards import card_of, encode_card
-from choreo.wire.envelope import Envelope, Malformed, parse
+from choreo.wire.limits import MAX_NAME_CHARACTERS
 from choreo.wire.topology import Topology
 
 logger = logging.getLogger("choreo.runtime")
@@ -91,6 +93,7 @@ class Worker:
     def stop(self) -> None:
         """Begin to stop: read no more, let handlers finish within the grace period, hand over the rest."""
         self._stopping.set()
+        self._slots.close()
 
     async def run(self, *, task_status: TaskStatus[None] = anyio.TASK_STATUS_IGNORED) -> None:
         """Work until :meth:`stop`. ``task_status.started()`` is called when the first read is about to begin.
@@ -105,6 +108,7 @@ class Worker:
             upkeep = Upkeep(self.broker.groups, self.identity, self._keys, self._slots, self.options.lease)
             background.start_soon(self._committer.run)
             background.start_soon(upkeep.renew_leases)
+            background.start_soon(Alarm(self.broker.timers, self._clock).run)
             async with anyio.create_task_group() as handlers:
                 dispatch = partial(self._dispatch, handlers, handling)
                 handlers.start_soon(upkeep.recover, self._stopping, dispatch)
@@ -132,7 +136,7 @@ class Worker:
 
     def _make_handling(self, resources: Any) -> Handling:
         limiter = anyio.CapacityLimiter(self.options.threads)
-        benches = {step: Bench(step, limiter) for step in self.participant.steps}
+        benches = {step: Bench(step, limiter, self.topology.defaults) for step in self.participant.steps}
         return Handling(
             self.participant.name, self.topology,
             {name: benches[step] for name, step in self.participant.reactions.items()},
@@ -189,33 +193,26 @@ class Worker:
         unwanted: dict[str, list[str]] = {}
         # The way back comes first: whoever waits for an undo waits with money or goods in the air.
         for delivery in sorted(found, key=lambda each: each.stream not in self._inboxes):
-            envelope = self._understand(handling, delivery)
-            if envelope is None:
+            work = self._understand(handling, delivery)
+            if work is None:
                 unwanted.setdefault(delivery.stream, []).append(delivery.entry)
             else:
                 self._slots.hold(delivery)
-                handlers.start_soon(self._handle, handling, delivery, envelope)
+                handlers.start_soon(self._handle, handling, delivery, work)
         if unwanted:
             await self.broker.groups.acknowledge(self.participant.name, unwanted)
 
-    def _understand(self, handling: Handling, delivery: Delivery) -> Envelope | None:
-        if delivery.fields is None:
+    def _understand(self, handling: Handling, delivery: Delivery) -> Work | None:
+        if not delivery.fields:
             logger.error("%s: entry %s of %s was deleted before it was handled",
                          self.participant.name, delivery.entry, delivery.stream)  # fmt: skip
             return None
-        if delivery.stream not in self._inboxes:
-            return handling.understand(delivery, self._topics[delivery.stream])
-        try:
-            return parse(delivery.fields)
-        except Malformed as malformed:
-            logger.error("%s: the inbox holds a malformed entry: %s", self.participant.name, malformed)
-            return None
+        return handling.understand(delivery, self._topics.get(delivery.stream))
 
-    async def _handle(self, handling: Handling, delivery: Delivery, envelope: Envelope) -> None:
+    async def _handle(self, handling: Handling, delivery: Delivery, work: Work) -> None:
         try:
             async with self._slots.running():
-                handle = handling.undo if delivery.stream in self._inboxes else handling.handle
-                if not await handle(delivery, envelope):
+                if not await handling.handle(delivery, work):
                     await self.broker.groups.acknowledge(
                         self.participant.name, {delivery.stream: [delivery.entry]}
                     )
@@ -223,6 +220,10 @@ class Worker:
             # It stays pending, and is delivered again when its lease has run out.
             logger.warning("%s: %s of %s is left pending: %s", self.participant.name,
                            delivery.entry, delivery.stream, error)  # fmt: skip
+        except Exception:
+            # Whatever is wrong with one delivery must not end the worker, and with it all others.
+            logger.exception("%s: %s of %s is left pending", self.participant.name,
+                             delivery.entry, delivery.stream)  # fmt: skip
         finally:
             self._slots.release(delivery)
 
@@ -250,6 +251,11 @@ def check_routes(participant: Participant, topology: Topology) -> None:
                     f"{participant.name}/{step.name} uses {name}, which no stream carries;"
                     f" add it to `events` of a stream in {topology.source or 'the topology'}"
                 )
+                faults.append(Fault(step.location, what))
+        names = {step.name, *(type_name(event) for event in used), *([undo.name] if undo else ())}
+        for name in sorted(names):
+            if len(name) > MAX_NAME_CHARACTERS:
+                what = f"the name {name[:40]}… has {len(name)} characters; at most {MAX_NAME_CHARACTERS}"
                 faults.append(Fault(step.location, what))
     if faults:
         raise ConfigurationError(faults)

@@ -10,7 +10,7 @@ from anyio.abc import TaskStatus
 
 from choreo.broker.broker import Broker
 from choreo.broker.patience import Patience
-from choreo.broker.projections import Entry
+from choreo.broker.projections import Entry, Progress
 from choreo.errors import BrokerError, BrokerUnavailable
 from choreo.tracker.projection import Projector
 from choreo.wire.keys import TRACKER_GROUP
@@ -37,7 +37,7 @@ class Tracker:
         self._topology = topology
         self._broker = broker
         self._projectors = [Projector(topology, partition) for partition in range(topology.partitions)]
-        self._positions: dict[int, dict[str, str]] = {}
+        self._progress: dict[int, Progress] = {}
         self._stopping = anyio.Event()
         self._patience = Patience(logger, "tracker")
 
@@ -92,12 +92,16 @@ class Tracker:
 
     def _lose_track(self, projector: Projector) -> None:
         projector.forget()
-        self._positions.pop(projector.partition, None)
+        self._progress.pop(projector.partition, None)
 
     async def _step(self, *, wait: bool) -> int:
         """Read once behind every position and project what came. Returns how many entries that were."""
-        await self._find_positions()
-        flat = {stream: at for positions in self._positions.values() for stream, at in positions.items()}
+        await self._find_progress()
+        flat = {
+            stream: position
+            for progress in self._progress.values()
+            for stream, position in progress.positions.items()
+        }
         read = await self._broker.projections.read(flat, _COUNT, wait=wait)
         for projector in self._projectors:
             mine = {stream: read[stream] for stream in projector.streams if read.get(stream)}
@@ -105,22 +109,24 @@ class Tracker:
                 await self._stand_by(projector)
         return sum(map(len, read.values()))
 
-    async def _find_positions(self) -> None:
+    async def _find_progress(self) -> None:
         for projector in self._projectors:
-            if projector.partition not in self._positions:
+            if projector.partition not in self._progress:
                 await self._broker.groups.ensure(projector.streams, TRACKER_GROUP)
                 await self._broker.projections.wipe(projector.partition, begin=False)
-                self._positions[projector.partition] = await self._broker.projections.positions(
+                self._progress[projector.partition] = await self._broker.projections.progress(
                     projector.partition, projector.streams
                 )
 
     async def _project(self, projector: Projector, read: dict[str, list[Entry]]) -> bool:
         load = partial(self._broker.projections.load, projector.partition)
-        positions = self._positions[projector.partition]
-        batch = await projector.fold(positions, read, load)
-        if not await self._broker.projections.write(batch):
+        progress = self._progress[projector.partition]
+        batch = await projector.fold(progress.version, read, load)
+        version = await self._broker.projections.write(batch)
+        if version is None:
             return False
-        positions.update(batch.after)
+        progress.version = version
+        progress.positions.update(batch.after)
         return True
 
     async def _stand_by(self, projector: Projector) -> None:

@@ -50,14 +50,12 @@ class Projector:
         self._timelines.clear()
         self._cached = 0
 
-    async def fold(
-        self, positions: Mapping[str, str], read: Mapping[str, Sequence[Entry]], load: Load
-    ) -> Batch:
-        """What the entries read from behind ``positions`` make of the sagas they tell of."""
-        batch = Batch(self.partition)
+    async def fold(self, version: int, read: Mapping[str, Sequence[Entry]], load: Load) -> Batch:
+        """What entries make of the sagas they tell of; ``version`` is that of what is known so far."""
+        batch = Batch(self.partition, version)
         fresh: dict[str, list[Fact]] = {}
         for stream, entries in read.items():
-            batch.before[stream], batch.after[stream] = positions[stream], entries[-1][0]
+            batch.after[stream] = entries[-1][0]
             for saga_id, fact in self._read_facts(stream, entries, batch.letters):
                 fresh.setdefault(saga_id, []).append(fact)
         await self._fetch(fresh, load)

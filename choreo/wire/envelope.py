@@ -43,6 +43,7 @@ from choreo.wire.limits import (
     MAX_DATA_DEPTH,
     MAX_LEDGER_CHARACTERS,
     MAX_NAME_CHARACTERS,
+    MAX_SOURCE_CHARACTERS,
 )
 
 SPEC_VERSION = "1"
@@ -74,6 +75,8 @@ class Reason(StrEnum):
     """``data`` is JSON, but not of the event type as the participant knows it."""
     STEP_FAILED = "step-failed"
     """A step raised an error, and its attempts are used up."""
+    POISON = "poison"
+    """It was delivered too often without an outcome: it seems to kill the worker that handles it."""
     UNDO_FAILED = "undo-failed"
     """An undo raised an error, and its attempts are used up."""
     ABORT_TOO_LATE = "abort-too-late"
@@ -208,6 +211,7 @@ def parse(entry: Mapping[bytes, bytes]) -> Envelope:
 
 _REQUIRED = (b"id", b"type", b"subject", b"data")
 _TEXT = ("id", "type", "source", "sagatype", "cause", "ledger", "phase", "state", "traceparent")
+_LIMITS = {"ledger": MAX_LEDGER_CHARACTERS, "source": MAX_SOURCE_CHARACTERS}
 _NUMBERS = ("time", "began", "seq")
 
 
@@ -223,7 +227,7 @@ def _refuse_missing(entry: Mapping[bytes, bytes], missing: list[bytes]) -> None:
 
 def _text(entry: Mapping[bytes, bytes], name: str) -> str:
     value = entry.get(name.encode(), b"").decode()
-    limit = MAX_LEDGER_CHARACTERS if name == "ledger" else MAX_NAME_CHARACTERS
+    limit = _LIMITS.get(name, MAX_NAME_CHARACTERS)
     if len(value) > limit:
         raise ValueError(f"{name} has {len(value)} characters; at most {limit}")
     if name in ("id", "type") and (not value or " " in value or not value.isprintable()):

@@ -75,6 +75,7 @@ def of_journal(topology: Topology, entry: Mapping[bytes, bytes]) -> tuple[str, F
             began=number(entry, "began"), state=text["state"], seq=number(entry, "seq"),
             saga_type=text["sagatype"] if text["sagatype"] in topology.sagas else "",
             note=text["note"], detail=text["detail"], asks=tuple(text["asks"].split()),
+            attempt=number(entry, "attempt"), due=number(entry, "due"),
         )  # fmt: skip
     except (ValueError, UnicodeDecodeError, InvalidSagaId) as error:
         raise Malformed(Reason.NOT_AN_EVENT, f"no journal entry: {error}") from None

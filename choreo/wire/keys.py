@@ -7,7 +7,9 @@ on one server and on a cluster alike.
 key                            type    what it holds, and for how long
 =============================  ======  ============================================================
 ``{ns:p}:stream:<name>``       stream  the events of one topic
-``{ns:p}:inbox:<participant>`` stream  deliveries for one participant only: requests to undo
+``{ns:p}:inbox:<participant>`` stream  deliveries for one participant only: requests to undo, retries
+``{ns:p}:timers``              zset    what is parked, by when it is due (ms)
+``{ns:p}:parked``              hash    timer id -> what is parked; gone when it is due
 ``{ns:p}:journal``             stream  the runtime's own facts: what steps and undos came to
 ``{ns:p}:dead``                stream  dead letters
 ``{ns:p}:letters``             hash    dead letter id -> its state, so that none is written twice
@@ -78,6 +80,12 @@ class Keys:
 
     def journal(self, partition: int) -> str:
         return f"{self._tags[partition]}:journal"
+
+    def timers(self, partition: int) -> str:
+        return f"{self._tags[partition]}:timers"
+
+    def parked(self, partition: int) -> str:
+        return f"{self._tags[partition]}:parked"
 
     def dead(self, partition: int) -> str:
         return f"{self._tags[partition]}:dead"

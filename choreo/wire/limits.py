@@ -6,8 +6,10 @@ from __future__ import annotations
 MAX_DATA_BYTES = 256 * 1024
 #: How deep JSON may nest.
 MAX_DATA_DEPTH = 64
-#: Characters of a saga id, an event id, a type or a source.
+#: Characters of a saga id, an event id, a type, or the name of a step or an undo.
 MAX_NAME_CHARACTERS = 128
+#: Characters of a source: participant/step/undo.
+MAX_SOURCE_CHARACTERS = 400
 #: Characters of the ledger attribute: what an event's causes may still have to undo.
 MAX_LEDGER_CHARACTERS = 64 * 1024
 #: Bytes of one attribute of a journal entry: `asks` may name many undos.
@@ -19,6 +21,10 @@ MAX_BATCH = 100
 #: Characters that are kept of an error's message, and of its traceback (the end, where the cause stands).
 MAX_ERROR_CHARACTERS = 1_000
 MAX_TRACEBACK_CHARACTERS = 4_000
+#: How often an event may be delivered before it is held to kill its workers.
+MAX_DELIVERIES = 5
+#: Timers of one partition that one script moves at most.
+MAX_DUE = 100
 #: Partitions of a namespace.
 MAX_PARTITIONS = 1_024
 #: The oldest server whose commands suffice (major, minor).

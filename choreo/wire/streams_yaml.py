@@ -15,15 +15,17 @@ from urllib.parse import urlsplit
 import yaml
 
 from choreo.errors import ConfigurationError, Fault
+from choreo.model.policy import Policy
 from choreo.wire.limits import MAX_PARTITIONS
 from choreo.wire.nodes import Entry, Reader, is_a, line_of, quote, suggest
-from choreo.wire.topology import SagaType, Topology
+from choreo.wire.policy_yaml import read_defaults
+from choreo.wire.topology import DEFAULT_POLICY, SagaType, Topology
 
 DEFAULT_PARTITIONS = 8
 #: How ``streams.yaml`` and the command line name a participant in code.
 IMPORT = re.compile(r"[A-Za-z_][A-Za-z0-9_]*(\.[A-Za-z_][A-Za-z0-9_]*)*:[A-Za-z_][A-Za-z0-9_]*")
 
-_SECTIONS = ("namespace", "partitions", "redis", "streams", "participants", "sagas")
+_SECTIONS = ("namespace", "partitions", "redis", "defaults", "streams", "participants", "sagas")
 _SAGA_KEYS = ("starts_with", "completes_with", "aborts_with")
 #: Words of a later version. Accepting them would promise what nobody keeps.
 _LATER = ("deadline", "expects", "keep")
@@ -88,6 +90,7 @@ class _Sections:
             streams=streams,
             participants=self._participants(),
             sagas=self._sagas({event for events in streams.values() for event in events}),
+            defaults=self._defaults(),
             redis=self._redis(),
             source=self.source,
             lines=self.lines,
@@ -113,6 +116,11 @@ class _Sections:
             return int(value)
         self.reader.fault(node, f"`partitions` must be a whole number from 1 to {MAX_PARTITIONS:,}")
         return DEFAULT_PARTITIONS
+
+    def _defaults(self) -> Policy:
+        if "defaults" not in self.entries:
+            return DEFAULT_POLICY
+        return read_defaults(self.reader, self.entries["defaults"].value, DEFAULT_POLICY)
 
     def _redis(self) -> str | None:
         if "redis" not in self.entries:

@@ -7,7 +7,11 @@ from functools import cached_property
 from pathlib import Path
 
 from choreo.errors import UnroutableEvent
+from choreo.model.policy import Policy, Retry
 from choreo.wire.keys import Keys
+
+#: What holds where neither a handler nor streams.yaml says anything.
+DEFAULT_POLICY = Policy(retry=Retry())
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,6 +39,8 @@ class Topology:
     participants: dict[str, str] = field(default_factory=dict)
     """Participant name -> ``module:attribute`` where it is found."""
     sagas: dict[str, SagaType] = field(default_factory=dict)
+    defaults: Policy = DEFAULT_POLICY
+    """What holds for handlers that do not say otherwise."""
     redis: str | None = None
     """The server's URL, if the file names one."""
     source: Path | None = None

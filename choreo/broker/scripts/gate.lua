@@ -1,6 +1,6 @@
 -- The commit gate: everything that a worker decides about deliveries of one partition, in one batch.
 --
--- KEYS  1 journal, 2 dead letters, 3 their states, then the records, works and streams of the batch
+-- KEYS  1 journal, 2 dead letters, 3 their states, 4 timers, 5 what is parked, then the records, works and streams of the batch
 -- ARGV  1 now (ms), 2 participant, 3 consumer, 4 prefix of inboxes, 5 how many decisions; then each
 --       decision: a head that all share, and a body by its kind (see the `read_` functions).
 --
@@ -15,7 +15,9 @@
 --   blocked    a key in the way has the wrong type; nothing was changed
 
 local now, participant, consumer = ARGV[1], ARGV[2], ARGV[3]
-local keys = { journal = KEYS[1], dead = KEYS[2], letters = KEYS[3], inbox = ARGV[4] }
+local keys = {
+  journal = KEYS[1], dead = KEYS[2], letters = KEYS[3], timers = KEYS[4], parked = KEYS[5], inbox = ARGV[4],
+}
 local at = 5
 
 local function take()
@@ -71,6 +73,12 @@ local function read_failure(d)
   d.letter = { id = take(), fields = take_list(1) }
 end
 
+-- What is to happen when an attempt failed and another is to follow.
+local function read_retry(d)
+  d.timer = { due = take(), payload = take() }
+  d.attempt, d.note, d.detail = take(), take(), take()
+end
+
 local function read_undo(d)
   d.undo = take()
   d.mark = 'u:' .. d.line
@@ -113,7 +121,7 @@ end
 local function fact(d, saga, kind, about)
   about.type, about.cause, about.participant, about.step = d.type, d.event, participant, d.step
   about.began = d.began
-  journal(saga, now, kind, d.line, about)
+  journal(saga, now, kind, about.attempt and d.line .. '#' .. about.attempt or d.line, about)
 end
 
 local function unwinds(saga)
@@ -230,6 +238,17 @@ end
 
 local decide = {}
 
+local function park(d, saga, id, about)
+  saga.timer = { id = id, due = d.timer.due, payload = d.timer.payload }
+  about.note, about.detail, about.attempt, about.due = d.note, d.detail, d.attempt, d.timer.due
+  fact(d, saga, 'retrying', about)
+  local obstacle = blocked(saga, keys)
+  if obstacle then return { 'blocked', obstacle } end
+  apply(saga, keys, now)
+  acknowledge(d)
+  return { 'committed', saga.state }
+end
+
 function decide.begin(d)
   read_begin(d)
   local answer = decided(d)
@@ -330,6 +349,41 @@ function decide.failed(d)
   if running then unwind(saga) else close_if_unwound(saga) end
   fact(d, saga, saga.letter and 'dead' or d.kind, { note = d.note, detail = d.detail })
   return finish(d, saga, running and 'c' or (unwinds(saga) and 'l' or 'x'))
+end
+
+-- An attempt of a step failed, and another is to follow: acknowledge this delivery and park the next.
+function decide.retry(d)
+  read_retry(d)
+  d.parents, d.keep, d.input, d.joined = take(), take() ~= '', take(), take_list(1)
+  local answer = decided(d)
+  if answer then return answer end
+  if not ours(d) then return { 'stale' } end
+  if misfit(d.work, 'hash') then return { 'blocked', d.work } end
+  local saga = open_saga(d.record, d.work, d.subject, d.sagatype)
+  if unwinds(saga) and not d.back then
+    -- No further attempt; but nobody knows whether this one took effect.
+    clear_join(d, saga)
+    if d.keep then note_effect(d, saga) end
+    fact(d, saga, 'late', { note = d.note, detail = d.detail, attempt = d.attempt })
+    return finish(d, saga, 'l')
+  end
+  return park(d, saga, d.line, {})
+end
+
+function decide.retry_undo(d)
+  read_undo(d)
+  read_retry(d)
+  local answer = decided(d)
+  if answer then return answer end
+  if misfit(d.work, 'hash') then return { 'blocked', d.work } end
+  local saga = open_saga(d.record, d.work, d.subject, d.sagatype)
+  local row = row_of(saga, d.line)
+  if not row or row.status ~= 'U' then
+    acknowledge(d)
+    return { 'closed', saga.state }
+  end
+  if not ours(d) then return { 'stale' } end
+  return park(d, saga, 'undo:' .. d.line, { undo = d.undo })
 end
 
 function decide.begin_undo(d)

@@ -48,7 +48,7 @@ local function open_saga(record, work, subject, sagatype)
     type = value_or(known[3], sagatype),
     turned = false, changed = not known[1], told = false,
     fields = {}, rows = {}, dirty = {}, blobs = {}, drops = {}, asks = {}, events = {}, journal = {},
-    letter = nil, counts = nil,
+    letter = nil, timer = nil, hurry = {}, counts = nil,
   }
 end
 
@@ -168,6 +168,8 @@ local function unwind(saga)
   local leaves = {}
   for entry, row in pairs(saga.rows) do
     if row and row.status == 'D' and row.children == 0 then leaves[#leaves + 1] = entry end
+    -- A step that waits for its next attempt may have taken effect. It shall be looked at now.
+    if row and row.status == 'S' then saga.hurry[#saga.hurry + 1] = entry end
   end
   table.sort(leaves)
   for _, entry in ipairs(leaves) do ask(saga, entry, saga.rows[entry]) end
@@ -200,7 +202,7 @@ end
 local function journal(saga, now, kind, id, about)
   local fields = { 'id', kind .. ':' .. id, 'kind', kind, 'subject', saga.subject, 'time', now }
   append(fields, 'sagatype', saga.type)
-  for _, name in ipairs({ 'type', 'cause', 'participant', 'step', 'undo', 'began', 'note', 'detail' }) do
+  for _, name in ipairs({ 'type', 'cause', 'participant', 'step', 'undo', 'began', 'attempt', 'due', 'note', 'detail' }) do
     append(fields, name, about[name])
   end
   append_outcome(saga, fields)
@@ -209,7 +211,8 @@ end
 
 ---- writing -------------------------------------------------------------------------------------
 
--- The first target that could not be written (of the wrong type, or a stream that is full), or nil. keys: journal, dead, letters, inbox (a prefix).
+-- The first target that could not be written (of the wrong type, or a stream that is full), or nil.
+-- keys: journal, dead, letters, timers, parked, inbox (a prefix).
 local function blocked(saga, keys)
   if misfit(saga.record, 'hash') then return saga.record end
   if misfit(saga.work, 'hash') then return saga.work end
@@ -218,6 +221,8 @@ local function blocked(saga, keys)
     if misfit(keys.dead, 'stream') then return keys.dead end
     if misfit(keys.letters, 'hash') then return keys.letters end
   end
+  if misfit(keys.timers, 'zset') then return keys.timers end
+  if misfit(keys.parked, 'hash') then return keys.parked end
   for _, event in ipairs(saga.events) do
     if misfit(event.stream, 'stream') then return event.stream end
   end
@@ -278,7 +283,7 @@ end
 
 local function send_asks(saga, keys, now)
   for _, entry in ipairs(saga.asks) do
-    redis.call('XADD', keys.inbox .. string.match(entry, ENTRY), '*', 'id', 'undo:' .. entry,
+    redis.call('XADD', keys.inbox .. string.match(entry, ENTRY), '*', 'id', 'undo',
       'type', 'choreo.undo', 'subject', saga.subject, 'time', now, 'sagatype', saga.type, 'data', entry)
   end
 end
@@ -300,6 +305,11 @@ local function apply(saga, keys, now)
   send_asks(saga, keys, now)
   for _, fact in ipairs(saga.journal) do
     redis.call('XADD', keys.journal, '*', unpack(fact))
+  end
+  for _, entry in ipairs(saga.hurry) do redis.call('ZADD', keys.timers, 'XX', now, entry) end
+  if saga.timer then
+    redis.call('HSET', keys.parked, saga.timer.id, saga.timer.payload, 's:' .. saga.timer.id, saga.subject)
+    redis.call('ZADD', keys.timers, saga.timer.due, saga.timer.id)
   end
   local letter = saga.letter
   if letter and redis.call('HSETNX', keys.letters, letter.id, 'open') == 1 then

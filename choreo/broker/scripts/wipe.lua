@@ -21,5 +21,8 @@ for _, field in ipairs(redis.call('HKEYS', KEYS[1])) do
     end
   end
 end
+-- The version stays and grows, so that a tracker which slept through all of this is behind as well.
+local version = redis.call('HINCRBY', KEYS[1], 'version', 1)
 redis.call('DEL', KEYS[1])
+redis.call('HSET', KEYS[1], 'version', version)
 return -1

@@ -1,0 +1,92 @@
+"""Policies: how often and how long a handler may try."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from datetime import timedelta
+
+from choreo.errors import ContractError, EventError
+
+#: Never worth a retry: the handler's own mistakes, which the next attempt would make again.
+_HOPELESS = (ContractError, EventError)
+
+
+def seconds_of(duration: float | timedelta) -> float:
+    """A duration in seconds, given as such or as a ``timedelta``."""
+    return duration.total_seconds() if isinstance(duration, timedelta) else float(duration)
+
+
+@dataclass(frozen=True, slots=True)
+class Retry:
+    """How failed attempts are repeated: exponential backoff with jitter. Durations are seconds.
+
+    Attempt ``n + 1`` follows attempt ``n`` after ``first * factor ** (n - 1)``, at most ``limit``, of
+    which jitter takes off up to the share ``jitter``.
+
+    Raises:
+        ContractError: naming everything that is wrong, if the values make no sense.
+    """
+
+    attempts: int = 5
+    """How often the handler runs at most, the first time included. 1: no retry."""
+    first: float | timedelta = 0.2
+    factor: float = 2.0
+    limit: float | timedelta = 30.0
+    jitter: float = 0.5
+    on: tuple[type[Exception], ...] = (Exception,)
+    """Errors that are worth a retry; any other is final at once."""
+
+    def __post_init__(self) -> None:
+        wrong = []
+        if self.attempts < 1:
+            wrong.append(f"attempts is {self.attempts}; at least 1")
+        if seconds_of(self.first) < 0:
+            wrong.append(f"first is {self.first}; not negative")
+        if self.factor < 1:
+            wrong.append(f"factor is {self.factor}; at least 1")
+        if seconds_of(self.limit) < seconds_of(self.first):
+            wrong.append(f"limit is {self.limit}; at least first, {self.first}")
+        if not 0 <= self.jitter <= 1:
+            wrong.append(f"jitter is {self.jitter}; between 0 and 1")
+        if wrong:
+            raise ContractError(f"Retry: {'; '.join(wrong)}")
+
+    def again(self, attempt: int, error: Exception) -> bool:
+        """Whether attempt number ``attempt``, which failed with ``error``, is to be followed by another."""
+        if attempt >= self.attempts or isinstance(error, _HOPELESS):
+            return False
+        return isinstance(error, self.on)
+
+    def delay(self, attempt: int, chance: float) -> float:
+        """Seconds from the end of attempt ``attempt`` to the next; ``chance`` in [0, 1) is the jitter's."""
+        # Doubling a thousand times would leave what a float can hold long after reaching any limit.
+        grown = seconds_of(self.first) * self.factor ** min(attempt - 1, 200)
+        return min(grown, seconds_of(self.limit)) * (1 - self.jitter * chance)
+
+
+@dataclass(frozen=True, slots=True)
+class Policy:
+    """What holds for one handler; ``None`` where the choreography's default holds."""
+
+    retry: Retry | None = None
+    timeout: float | None = None
+    """Seconds that one attempt may take."""
+
+    def over(self, default: Policy) -> Policy:
+        """This policy; what it leaves open is as in ``default``."""
+        return Policy(
+            self.retry if self.retry is not None else default.retry,
+            self.timeout if self.timeout is not None else default.timeout,
+        )
+
+
+def make_policy(retry: Retry | None, timeout: float | timedelta | None) -> Policy:
+    """A policy from what a decorator was given.
+
+    Raises:
+        ContractError: if the timeout is not positive.
+    """
+    seconds = None if timeout is None else seconds_of(timeout)
+    if seconds is not None and seconds <= 0:
+        raise ContractError(f"timeout is {timeout}; it must be positive")
+    return Policy(retry, seconds)

@@ -1,0 +1,154 @@
+"""Decisions about deliveries, written out: ids, keys, letters and what the gate must be told."""
+
+from __future__ import annotations
+
+import secrets
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import msgspec
+
+from choreo.broker.clock import Clock
+from choreo.broker.gate import Done, Emission, Failed, Head, Letter, Parking, RetryStep
+from choreo.broker.groups import Delivery
+from choreo.model.event import Event, type_name
+from choreo.model.policy import Retry
+from choreo.runtime.handlers import Bench, describe
+from choreo.runtime.parked import Parked, due_at
+from choreo.wire.envelope import BACK, Envelope, Reason, derive_id, encode_data
+from choreo.wire.topology import Topology
+
+
+@dataclass(frozen=True, slots=True)
+class Drafts:
+    """Writes decisions for one participant."""
+
+    participant: str
+    topology: Topology
+    clock: Clock
+
+    def head(self, delivery: Delivery, envelope: Envelope, step: str) -> Head:
+        """What every decision about this delivery says. Its token marks this attempt to commit."""
+        saga = self.topology.saga_type_of(envelope.type, envelope.sagatype)
+        return Head(
+            partition=self.topology.keys.partition(envelope.subject),
+            stream=delivery.stream,
+            entry=delivery.entry,
+            deliveries=delivery.deliveries,
+            saga_id=envelope.subject,
+            saga_type=saga.name if saga else envelope.sagatype,
+            step=step,
+            event=envelope.id,
+            type=envelope.type,
+            token=secrets.token_urlsafe(6),
+            back=envelope.phase == BACK,
+            began=self.clock(),
+        )
+
+    def key(self, head: Head, undo: str = "") -> str:
+        """The idempotency key of a step for an event, or of its undo."""
+        return derive_id("key", head.saga_id, self.participant, head.step, undo, head.event)
+
+    def emissions(self, head: Head, events: Sequence[Event], source: str) -> tuple[Emission, ...]:
+        """Events to be published; ``source`` is the step, or ``step/undo``."""
+        return tuple(
+            Emission(
+                stream=self.topology.keys.stream(head.partition, self.topology.stream_of(type_name(event))),
+                id=derive_id(head.event, self.participant, source, str(position)),
+                type=type_name(event),
+                ends=self._ends(head.saga_type, type_name(event)),
+                data=encode_data(event),
+            )
+            for position, event in enumerate(events)
+        )
+
+    def _ends(self, saga_type: str, event_type: str) -> str:
+        saga = self.topology.sagas.get(saga_type)
+        if saga is None:
+            return ""
+        if event_type in saga.aborts_with:
+            return "a"
+        if event_type not in saga.completes_with:
+            return ""
+        return f"c{len(saga.completes_with) if saga.completes_when_all else 1}"
+
+    def letter(self, head: Head, reason: Reason, note: str, detail: str, envelope: Envelope) -> Letter:
+        """The dead letter of a delivery, with its event and what went wrong."""
+        letter_id = derive_id("letter", reason, head.saga_id, self.participant, head.step, head.event)
+        return Letter.of(
+            letter_id, reason, time=self.clock(), participant=self.participant, step=head.step,
+            error=note, traceback=detail, subject=envelope.subject, id=envelope.id, type=envelope.type,
+            sagatype=head.saga_type, source=envelope.source, cause=envelope.cause, data=envelope.data,
+        )  # fmt: skip
+
+    def done(
+        self, head: Head, bench: Bench, envelopes: Sequence[Envelope], *, keep: bool,
+        result: bytes | None = None, emissions: tuple[Emission, ...] = (),
+    ) -> Done:  # fmt: skip
+        """The step took effect; or, if ``keep`` and without a result, may have."""
+        return Done(
+            head, ledger=ledger_of(envelopes), keep=keep, input=pack(envelopes) if keep else b"",
+            result=result, joins=bench.joins, emissions=emissions,
+            traceparent=envelopes[-1].traceparent,
+        )  # fmt: skip
+
+    def aborted(self, head: Head, bench: Bench, envelopes: Sequence[Envelope], note: str) -> Failed:
+        """The business said no. There is a letter only if the saga cannot unwind any more."""
+        letter = self.letter(head, Reason.ABORT_TOO_LATE, note, "", trigger_of(head, envelopes))
+        return Failed(
+            head, "aborted", note, letter, ledger=ledger_of(envelopes), joins=bench.joins
+        )  # fmt: skip
+
+    def dead(
+        self, head: Head, bench: Bench, envelopes: Sequence[Envelope], reason: Reason, note: str,
+        detail: str = "",
+    ) -> Failed:  # fmt: skip
+        """The step failed for good. Nobody knows whether it took effect, so its undo is asked for."""
+        keep = bench.step.compensation is not None and reason is not Reason.DATA_MISFIT
+        return Failed(
+            head, "dead", note, self.letter(head, reason, note, detail, trigger_of(head, envelopes)),
+            detail=detail, ledger=ledger_of(envelopes), keep=keep,
+            input=pack(envelopes) if keep else b"", joins=bench.joins,
+        )  # fmt: skip
+
+    def retry(
+        self, head: Head, bench: Bench, envelopes: Sequence[Envelope], attempt: int, error: Exception
+    ) -> RetryStep | None:
+        """Another attempt is to follow; ``None`` if there is to be none."""
+        policy = bench.policy.retry
+        if policy is None or not policy.again(attempt, error):
+            return None
+        parked = Parked(attempt + 1, event=trigger_of(head, envelopes).pack())
+        keep = bench.step.compensation is not None
+        return RetryStep(
+            head, self.parking(head, policy, attempt, error, parked), ledger=ledger_of(envelopes), keep=keep,
+            input=pack(envelopes) if keep else b"", joins=bench.joins,
+        )  # fmt: skip
+
+    def parking(
+        self, head: Head, policy: Retry, attempt: int, error: Exception, parked: Parked
+    ) -> Parking:
+        """What is parked until the next attempt is due."""
+        note, detail = describe(error)
+        due = due_at(self.clock(), policy, attempt, self.key(head))
+        return Parking(due, parked.pack(), attempt, note, detail)
+
+
+def trigger_of(head: Head, envelopes: Sequence[Envelope]) -> Envelope:
+    """The event that was delivered; the others are those that its join waited with."""
+    return next(each for each in envelopes if each.id == head.event)
+
+
+def pack(envelopes: Sequence[Envelope]) -> bytes:
+    """Events as the ledger keeps them."""
+    return msgspec.msgpack.encode([each.pack() for each in envelopes])
+
+
+def unpack(packed: bytes) -> list[Envelope]:
+    """The reverse of :func:`pack`."""
+    return [Envelope.unpack(each) for each in msgspec.msgpack.decode(packed, type=list[bytes])]
+
+
+def ledger_of(envelopes: Sequence[Envelope]) -> str:
+    """The ledger entries behind several events, each once, in a stable order."""
+    return " ".join(dict.fromkeys(entry for each in envelopes for entry in each.ledger.split()))

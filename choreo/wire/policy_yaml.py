@@ -1,0 +1,80 @@
+"""The ``defaults`` of streams.yaml: how often and how long handlers may try unless they say otherwise."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable
+from typing import Any
+
+import yaml
+
+from choreo.errors import ContractError
+from choreo.model.policy import Policy, Retry
+from choreo.wire.durations import EXAMPLES, parse_duration
+from choreo.wire.nodes import Entry, Reader, is_a
+
+_RETRY: dict[str, str] = {
+    "attempts": "count", "first": "duration", "factor": "number", "limit": "duration", "jitter": "number",
+}  # fmt: skip
+
+
+def read_defaults(reader: Reader, node: yaml.Node, base: Policy) -> Policy:
+    """The policy that ``defaults`` describes; what it leaves open is as in ``base``.
+
+    Faults go to ``reader``.
+    """
+    entries = reader.mapping(node, "`defaults`", "defaults: {timeout: 30s, retry: {attempts: 5}}")
+    reader.known(entries, ("timeout", "retry"), "`defaults`")
+    retry = base.retry
+    if "retry" in entries:
+        retry = _read_retry(reader, entries["retry"].value) or retry
+    timeout = _value(reader, entries.get("timeout"), "timeout", "duration")
+    if timeout is not None and timeout <= 0:
+        reader.fault(entries["timeout"].value, "`timeout` must be longer than nothing")
+        timeout = None
+    return Policy(retry, timeout if timeout is not None else base.timeout)
+
+
+def _read_retry(reader: Reader, node: yaml.Node) -> Retry | None:
+    entries = reader.mapping(node, "`retry`", "retry: {attempts: 5, first: 200ms, factor: 2, limit: 30s}")
+    reader.known(entries, _RETRY, "`retry`")
+    values = {name: _value(reader, entries.get(name), name, kind) for name, kind in _RETRY.items()}
+    given: dict[str, Any] = {name: value for name, value in values.items() if value is not None}
+    try:
+        return Retry(**given)
+    except ContractError as error:
+        reader.fault(node, str(error))
+        return None
+
+
+def _value(reader: Reader, entry: Entry | None, name: str, kind: str) -> Any:
+    if entry is None:
+        return None
+    node = entry.value
+    read, example = _KINDS[kind]
+    if isinstance(node, yaml.ScalarNode) and not is_a(node, "null"):
+        try:
+            return read(str(node.value))
+        except ValueError:
+            pass
+    reader.fault(node, f"`{name}` must be {example}")
+    return None
+
+
+def _count(text: str) -> int:
+    if not re.fullmatch("[1-9][0-9]{0,3}", text):
+        raise ValueError(text)
+    return int(text)
+
+
+def _number(text: str) -> float:
+    if not re.fullmatch(r"[0-9]{1,6}(\.[0-9]{1,6})?", text):
+        raise ValueError(text)
+    return float(text)
+
+
+_KINDS: dict[str, tuple[Callable[[str], Any], str]] = {
+    "duration": (parse_duration, f"a span of time: {EXAMPLES}"),
+    "count": (_count, "a whole number from 1 to 9999"),
+    "number": (_number, "a number that is not negative, such as 2 or 0.5"),
+}
