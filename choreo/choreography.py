@@ -3,19 +3,23 @@
 from __future__ import annotations
 
 import getpass
+import logging
+import os
 import uuid
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from contextlib import asynccontextmanager, suppress
 from datetime import timedelta
+from functools import partial
 from pathlib import Path
-from typing import Self
+from typing import Self, TypeVar
 
 import anyio
 
 from choreo.broker.address import server_url
 from choreo.broker.broker import Broker
 from choreo.broker.clock import Clock, wall_clock
-from choreo.errors import BrokerUnavailable, SagaNotFound, UnroutableEvent, WaitTimeout
+from choreo.broker.patience import Patience
+from choreo.errors import BrokerUnavailable, ConfigurationError, SagaNotFound, UnroutableEvent, WaitTimeout
 from choreo.model.event import Event, type_name
 from choreo.model.facts import View
 from choreo.model.saga import State
@@ -27,9 +31,15 @@ from choreo.wire.keys import check_saga_id
 from choreo.wire.streams_yaml import load
 from choreo.wire.topology import Topology
 
+T = TypeVar("T")
+
+logger = logging.getLogger("choreo.client")
+
 #: Seconds between looks while waiting for a saga: the first, and the longest.
 _FIRST_LOOK = 0.01
 _LONGEST_LOOK = 0.25
+#: Seconds for which a request whose outcome is not known is sent again.
+_PERSISTENCE = 10.0
 
 
 class Choreography:
@@ -78,11 +88,14 @@ class Choreography:
         Raises:
             InvalidSagaId: if the id is not 1 to 128 printable characters, or holds braces.
             UnroutableEvent: if no stream carries the event, or no saga of streams.yaml starts with it.
+            InvalidEvent: if it is no event, or cannot be told in JSON.
             PayloadTooLarge: if its JSON is too large.
             SagaConflict: if the id is taken by a saga that began with another event or payload.
-            BrokerUnavailable: if it is not known whether it was begun; start again with the same id.
+            BrokerUnavailable: if it is not known whether it was begun, after trying for ten seconds;
+                the message names the id with which to start again.
         """
-        return await self.start_raw(type_name(event), encode_data(event), saga_id=saga_id)
+        data = encode_data(event)
+        return await self.start_raw(type_name(event), data, saga_id=saga_id)
 
     async def start_raw(self, event_type: str, data: bytes, *, saga_id: str | None = None) -> str:
         """As :meth:`start`, for an event given as its type's name and JSON that fits it."""
@@ -98,7 +111,12 @@ class Choreography:
             id=derive_id("start", saga_id, event_type, data.decode()), type=event_type, subject=saga_id,
             data=data, source="client", time=self._clock(), sagatype=saga.name,
         )  # fmt: skip
-        await self.broker.sagas.start(stream, envelope)
+        try:
+            await _persist(partial(self.broker.sagas.start, stream, envelope))
+        except BrokerUnavailable as error:
+            raise BrokerUnavailable(
+                f"it is not known whether saga {saga_id!r} was begun; start it again with this id: {error}"
+            ) from error
         return saga_id
 
     async def wait(self, saga_id: str, *, timeout: float | timedelta | None = None) -> View:
@@ -173,8 +191,14 @@ class Choreography:
         """The newest sagas: of one type (or all), in any of ``states`` (or all).
 
         ``since`` and ``until`` bound the start time, in milliseconds since the epoch.
+
+        Raises:
+            ConfigurationError: if one of ``states`` is none.
         """
-        wanted = [State(each) for each in states]
+        try:
+            wanted = [State(each) for each in states]
+        except ValueError as error:
+            raise ConfigurationError(f"{error}; there are {', '.join(State)}") from None
         return await self._queries.views(
             saga_type=saga_type, states=wanted, since=since, until=until, limit=limit
         )
@@ -192,5 +216,30 @@ class Choreography:
         """
         token = uuid.uuid4().hex[:16]
         why = note or "an operator said so"
-        who = getpass.getuser() if who is None else who
-        return await self.broker.sagas.compensate(check_saga_id(saga_id), self._clock(), token, why, who)
+        words = [each.encode("utf-8", "backslashreplace").decode() for each in (why, who or _user())]
+        unwind = partial(self.broker.sagas.compensate, check_saga_id(saga_id), self._clock(), token, *words)
+        return await _persist(unwind)
+
+
+async def _persist(request: Callable[[], Awaitable[T]]) -> T:
+    """What an idempotent request returns; it is sent again for a while if its answer was lost."""
+    patience = Patience(logger, "a request")
+    give_up = anyio.current_time() + _PERSISTENCE
+    while True:
+        try:
+            answer = await request()
+        except BrokerUnavailable as error:
+            if anyio.current_time() > give_up:
+                raise
+            await patience.pause(error)
+        else:
+            patience.succeeded()
+            return answer
+
+
+def _user() -> str:
+    """Who runs this process, as far as the system knows."""
+    try:
+        return getpass.getuser()
+    except (KeyError, OSError, ImportError):  # in containers a user may have no name
+        return f"user {os.getuid()}"

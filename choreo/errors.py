@@ -7,6 +7,7 @@
     ├── EventError               this event cannot be published
     │   ├── UnroutableEvent      no stream carries its type, or it starts no saga
     │   ├── InvalidSagaId        the saga id is empty, too long or not printable
+    │   ├── InvalidEvent         it is no event, or cannot be told in JSON
     │   └── PayloadTooLarge      its JSON is larger than an entry may be
     ├── SagaError                the request does not fit the saga
     │   ├── SagaNotFound         nothing is known of this id
@@ -76,6 +77,10 @@ class UnroutableEvent(EventError):
 
 class InvalidSagaId(EventError):
     """A saga id is 1 to 128 printable characters, without braces."""
+
+
+class InvalidEvent(EventError):
+    """It is no event, or its JSON would not give the same event again (NaN, for one)."""
 
 
 class PayloadTooLarge(EventError):

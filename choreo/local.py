@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import AsyncIterator, Sequence
-from contextlib import asynccontextmanager
+from contextlib import AsyncExitStack, asynccontextmanager
 
 import anyio
 
@@ -27,15 +27,19 @@ async def running(
     Raises:
         ConfigurationError, BrokerError: as :meth:`~choreo.runtime.worker.Worker.run` does.
     """
-    async with Broker.open(url, topology.keys) as broker:
-        workers = [Worker(each, topology, broker, options=options) for each in participants]
-        tracker = Tracker(topology, broker)
-        services: list[Worker | Tracker] = [*workers, tracker]
+    async with AsyncExitStack() as brokers:
+
+        async def connect() -> Broker:
+            # Each has connections of its own: readers hold theirs while they wait for entries.
+            return await brokers.enter_async_context(Broker.open(url, topology.keys))
+
+        workers = [Worker(each, topology, await connect(), options=options) for each in participants]
+        services: list[Worker | Tracker] = [*workers, Tracker(topology, await connect())]
         async with anyio.create_task_group() as tasks:
             for service in services:
                 await tasks.start(service.run)
             try:
-                yield Choreography(topology, broker)
+                yield Choreography(topology, await connect())
             finally:
                 for service in services:
                     service.stop()

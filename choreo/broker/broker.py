@@ -23,7 +23,7 @@ class Broker:
         self.keys = keys
         self.meta = Meta(connection, keys)
         self.gate = Gate(connection, keys)
-        self.groups = Groups(connection)
+        self.groups = Groups(connection, keys)
         self.sagas = Sagas(connection, keys)
         self.timers = Timers(connection, keys)
         self.projections = Projections(connection, keys)

@@ -6,7 +6,10 @@ twice. What may be repeated is repeated by the caller, who knows that it is idem
 
 from __future__ import annotations
 
+import asyncio
 import hashlib
+import math
+import re
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -52,6 +55,9 @@ _UNSENDABLE_CLASSES = (exceptions.DataError, UnicodeError)
 _FINAL_CLASSES = (exceptions.AuthenticationError, exceptions.AuthorizationError, exceptions.NoPermissionError)
 
 
+_PASSWORD = re.compile(r"((?:^|&)password=)[^&]*", re.IGNORECASE)
+
+
 class NoGroup(BrokerUnavailable):
     """A stream or its consumer group is gone; making the group anew heals it."""
 
@@ -67,20 +73,24 @@ class Script:
 
 @cache
 def load_script(name: str) -> Script:
-    """The script ``scripts/<name>.lua``, behind what all scripts share if it works on sagas."""
+    """The script ``scripts/<name>.lua``, behind what scripts share if it uses that."""
     folder = files("choreo.broker") / "scripts"
     text = (folder / f"{name}.lua").read_text("utf-8")
-    if "open_saga(" in text:
+    if "open_saga(" in text or "misfit(" in text:
         text = (folder / "saga.lua").read_text("utf-8") + text
     return Script(name, text, hashlib.sha1(text.encode(), usedforsecurity=False).hexdigest())
 
 
 def public_url(url: str) -> str:
-    """``url`` without its password, for messages and logs."""
-    parts = urlsplit(url)
-    if parts.password is None:
-        return url
-    return urlunsplit(parts._replace(netloc=f"{parts.username or ''}:***@{parts.netloc.rpartition('@')[2]}"))
+    """``url`` without its passwords, for messages and logs."""
+    try:
+        parts = urlsplit(url)
+        password, user = parts.password, parts.username
+    except ValueError:
+        return "(a URL that cannot be read)"
+    query = _PASSWORD.sub(r"\1***", parts.query)
+    host = parts.netloc if password is None else f"{user or ''}:***@{parts.netloc.rpartition('@')[2]}"
+    return urlunsplit(parts._replace(netloc=host, query=query))
 
 
 def translate(error: BaseException) -> Exception:
@@ -100,11 +110,17 @@ def translate(error: BaseException) -> Exception:
 
 @contextmanager
 def translated() -> Iterator[None]:
-    """Raise choreo's errors instead of the client library's."""
+    """Raise choreo's errors instead of the client library's, and no cancellation less."""
+    task = asyncio.current_task()
+    before = task.cancelling() if task else 0
     try:
         yield
     except (exceptions.RedisError, OSError, AttributeError, UnicodeError) as error:
         raise translate(error) from error
+    # asyncio.wait_for of Python 3.11, which the client library uses, swallows a cancellation that comes
+    # when it has just got what it waited for. Cancel scopes deliver theirs again by themselves.
+    if task and task.cancelling() > before and anyio.current_effective_deadline() != -math.inf:
+        raise asyncio.CancelledError
 
 
 class Connection:

@@ -72,6 +72,7 @@ class Head:
     """Marks this attempt: a commit that is sent again is recognised by it."""
     back: bool = False
     began: int = 0
+    attempt: int = 1
 
 
 @dataclass(frozen=True, slots=True)
@@ -197,13 +198,11 @@ class Parking:
     due: int
     payload: bytes
     """What the inbox will deliver when it is due."""
-    attempt: int
-    """The attempt that failed."""
     note: str
     detail: str
 
     def arguments(self) -> list[Argument]:
-        return [self.due, self.payload, self.attempt, self.note, self.detail]
+        return [self.due, self.payload, self.note, self.detail]
 
 
 @dataclass(frozen=True, slots=True)
@@ -315,7 +314,7 @@ class Gate:
             arguments += (
                 decision.kind, ring.number(record, keys.work(partition, head.saga_id)),
                 ring.number(head.stream), head.entry, head.deliveries, head.saga_id, head.saga_type,
-                head.step, head.event, head.type, head.token, _flag(head.back), head.began,
+                head.step, head.event, head.type, head.token, _flag(head.back), head.began, head.attempt,
             )  # fmt: skip
             arguments += decision.body(ring)
         return ring.keys, arguments

@@ -9,6 +9,7 @@ from typing import Any
 from choreo.broker.connection import BLOCK, Argument, Connection
 from choreo.broker.gate import Identity
 from choreo.errors import BrokerRefused
+from choreo.wire.keys import Keys
 
 #: A lease handed over looks this old, so that any worker may claim it at once (ms).
 _HANDED_OVER = 1_000_000_000
@@ -27,10 +28,20 @@ class Delivery:
 
 
 @dataclass(frozen=True, slots=True)
+class Held:
+    """Entries of one stream that some worker holds."""
+
+    stream: str
+    partition: int
+    entries: Sequence[str]
+
+
+@dataclass(frozen=True, slots=True)
 class Groups:
     """The consumer groups of one namespace."""
 
     connection: Connection
+    keys: Keys
 
     async def ensure(self, streams: Sequence[str], group: str) -> None:
         """Make ``group`` on every stream, at its beginning, where it is missing; make streams likewise.
@@ -94,15 +105,24 @@ class Groups:
         return found
 
     async def claim(
-        self, identity: Identity, stream: str, lease: int, entries: Sequence[str]
-    ) -> list[Delivery]:
-        """Take over those of ``entries`` whose lease (ms) has still run out."""
-        arguments: list[Argument] = [identity.participant, identity.consumer, lease, *entries]
-        answer = await self.connection.run("claim", [stream], arguments)
-        return [
-            Delivery(stream, entry.decode(), deliveries, fields_of(flat) if flat else None)
+        self, identity: Identity, held: Held, lease: int, now: int
+    ) -> tuple[list[Delivery], list[str]]:
+        """Take over deliveries whose lease (ms) has still run out. ``now`` is in ms since the epoch.
+
+        Returns them, and the ids of those whose entry was deleted: they are dead letters now.
+        """
+        names = [held.stream, self.keys.dead(held.partition), self.keys.letters(held.partition)]
+        prefix = f"lost:{held.stream}:{identity.participant}:"
+        arguments: list[Argument] = [
+            identity.participant, identity.consumer, lease, now, prefix, *held.entries
+        ]  # fmt: skip
+        answer = await self.connection.run("claim", names, arguments)
+        taken = [
+            Delivery(held.stream, entry.decode(), deliveries, fields_of(flat))
             for entry, deliveries, flat in answer
+            if deliveries
         ]
+        return taken, [entry.decode() for entry, deliveries, _ in answer if not deliveries]
 
     async def leave(self, identity: Identity, streams: Sequence[str]) -> int:
         """Hand over what this worker holds, and remove it where it holds nothing. Returns what it left."""

@@ -12,6 +12,13 @@ FIRST_PAUSE = 0.05
 LONGEST_PAUSE = 5.0
 
 
+def pause_after(failures: int) -> float:
+    """Seconds to wait after so many failures in a row and one more."""
+    longest = min(LONGEST_PAUSE, FIRST_PAUSE * 2 ** min(failures, 16))
+    # Jitter: workers that lost the server together must not come back together.
+    return random.uniform(longest / 2, longest)
+
+
 class Patience:
     """Counts failures in a row for one kind of work, and pauses a little longer after each."""
 
@@ -22,12 +29,16 @@ class Patience:
 
     async def pause(self, error: BaseException | str, until: anyio.Event | None = None) -> None:
         """Note a failure, log it if it is the first in a row, and wait; no longer than ``until`` is set."""
+        seconds = pause_after(self._failures)
+        self.failed(error)
+        with anyio.move_on_after(seconds):
+            await (until or anyio.Event()).wait()
+
+    def failed(self, error: BaseException | str) -> None:
+        """Note a failure, and log it if it is the first in a row."""
         if not self._failures:
             self._logger.warning("%s has to wait: %s", self._what, error)
-        longest = min(LONGEST_PAUSE, FIRST_PAUSE * 2**self._failures)
         self._failures = min(self._failures + 1, 16)
-        # Full jitter: workers that lost the server together must not come back together.
-        await anyio.sleep(random.uniform(longest / 2, longest))
 
     def succeeded(self) -> None:
         """Note a success; log it if it ends a row of failures."""

@@ -9,6 +9,7 @@ from typing import TypeAlias
 from choreo.broker.connection import BLOCK, Argument, Connection
 from choreo.broker.gate import Letter
 from choreo.broker.groups import fields_of, pairs
+from choreo.errors import BrokerRefused
 from choreo.model.saga import State
 from choreo.wire.keys import TRACKER_GROUP, Keys
 
@@ -75,6 +76,22 @@ class Projections:
         }
         return Progress(int(version or 0), positions)
 
+    async def newest(self, streams: Sequence[str]) -> dict[str, str]:
+        """The id of the newest entry of each stream; ``0-0`` for one that is empty or gone.
+
+        Raises:
+            BrokerRefused: if one of them is no stream.
+        """
+        commands = [("XREVRANGE", each, "+", "-", "COUNT", 1) for each in streams]
+        answers = await self.connection.call_many(commands)
+        for answer in answers:
+            if isinstance(answer, Exception):
+                raise answer
+        return {
+            stream: entries[0][0].decode() if entries else "0-0"
+            for stream, entries in zip(streams, answers, strict=True)
+        }
+
     async def read(self, positions: Mapping[str, str], count: int, *, wait: bool) -> dict[str, list[Entry]]:
         """Entries behind ``positions``: at most ``count`` of each stream. ``wait``: up to a second."""
         block = ("BLOCK", int(BLOCK * 1000)) if wait and self.connection.blocking else ()
@@ -100,32 +117,14 @@ class Projections:
 
         Raises:
             BrokerUnavailable: if it is not known whether it was written. Trying it again is safe.
+            BrokerRefused: if a key of the tracker's has the wrong type. Nothing was written.
         """
-        keys, partition = self.keys, batch.partition
-        names = [keys.tracker(partition), keys.dead(partition), keys.letters(partition)]
-        arguments: list[Argument] = [TRACKER_GROUP, batch.version, len(batch.after)]
-        for stream, position in batch.after.items():
-            names.append(stream)
-            arguments += (len(names), position)
-        arguments.append(len(batch.updates))
-        indexes: dict[tuple[str, str], int] = {}
-
-        def number(listed: tuple[str, str]) -> int:
-            if listed not in indexes:
-                names.append(keys.index(partition, *listed))
-                indexes[listed] = len(names)
-            return indexes[listed]
-
-        for update in batch.updates:
-            names += (keys.view(partition, update.saga_id), keys.trace(partition, update.saga_id))
-            arguments += (len(names) - 1, len(names), update.saga_id, update.view, update.started)
-            arguments += (number(update.leave) if update.leave else "", number(update.enter))
-            arguments += (len(update.facts), *update.facts)
-        arguments.append(len(batch.letters))
-        for letter in batch.letters:
-            arguments += (letter.id, len(letter.fields), *letter.fields)
-        version = int(await self.connection.run("project", names, arguments))
-        return None if version < 0 else version
+        names, arguments = _write_call(self.keys, batch)
+        answer = await self.connection.run("project", names, arguments)
+        if isinstance(answer, bytes):
+            what = "it has the wrong type, or is a stream to which nothing can be added any more"
+            raise BrokerRefused(f"{answer.decode()} is in the tracker's way: {what}; delete or rename it")
+        return None if answer < 0 else int(answer)
 
     async def views(self, saga_ids: Sequence[str]) -> list[bytes | None]:
         """The packed view of each saga, ``None`` where there is none."""
@@ -168,3 +167,34 @@ class Projections:
         how = "begin" if begin else "go on"
         while await self.connection.run("wipe", names, [how, *prefixes, _WIPE]) != -1:
             how = "go on"
+
+
+def _write_call(keys: Keys, batch: Batch) -> tuple[list[str], list[Argument]]:
+    """Keys and arguments of the script that writes a batch."""
+    partition = batch.partition
+    names = [keys.tracker(partition), keys.dead(partition), keys.letters(partition)]
+    checks: list[Argument] = []
+    numbers: dict[str, int] = {}
+
+    def number(name: str, kind: str | None = None) -> int:
+        if name not in numbers:
+            names.append(name)
+            numbers[name] = len(names)
+            if kind:
+                checks.extend((len(names), kind))
+        return numbers[name]
+
+    body: list[Argument] = [len(batch.after)]
+    for stream, position in batch.after.items():
+        body += (number(stream), position)
+    body.append(len(batch.updates))
+    for update in batch.updates:
+        view, trace = keys.view(partition, update.saga_id), keys.trace(partition, update.saga_id)
+        body += (number(view), number(trace, "list"), update.saga_id, update.view, update.started)
+        body.append(number(keys.index(partition, *update.leave), "zset") if update.leave else "")
+        body.append(number(keys.index(partition, *update.enter), "zset"))
+        body += (len(update.facts), *update.facts)
+    body.append(len(batch.letters))
+    for letter in batch.letters:
+        body += (letter.id, len(letter.fields), *letter.fields)
+    return names, [TRACKER_GROUP, batch.version, len(checks) // 2, *checks, *body]

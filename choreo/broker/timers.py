@@ -10,30 +10,45 @@ from choreo.wire.limits import MAX_DUE
 
 
 @dataclass(frozen=True, slots=True)
+class Moved:
+    """What became of the timers that were due."""
+
+    count: int
+    following: int | None
+    """When the next one is due (ms since the epoch); ``None`` if nothing is parked."""
+    obstacles: tuple[str, ...]
+    """Keys that are in the way, and errors of partitions that the server refuses."""
+
+
+@dataclass(frozen=True, slots=True)
 class Timers:
     """The timers of one namespace."""
 
     connection: Connection
     keys: Keys
 
-    async def move_due(self, now: int) -> tuple[int, int | None]:
+    async def move_due(self, now: int) -> Moved:
         """Move what is due by ``now`` (ms) to the inboxes, each timer once, whoever else does the same.
 
-        Returns how many were moved, and when the next one is due (ms; ``None`` if nothing is parked).
-        A partition that the server refuses is passed over; the next call tries again.
+        What cannot be moved stays, and is looked at again by the next call.
         """
         keys = self.keys
         calls = [
             ([keys.timers(partition), keys.parked(partition)], self._arguments(partition, now))
             for partition in range(keys.partitions)
         ]
-        moved, following = 0, []
+        count, following, obstacles = 0, [], []
         for answer in await self.connection.run_many("due", calls):
-            if not isinstance(answer, Exception):
-                moved += answer[0]
-                if answer[1]:
-                    following.append(int(float(answer[1])))
-        return moved, min(following, default=None)
+            if isinstance(answer, Exception):
+                obstacles.append(str(answer))
+                continue
+            moved, first, obstacle = answer
+            count += moved
+            if first:
+                following.append(int(float(first)))
+            if obstacle:
+                obstacles.append(f"{obstacle.decode()} has the wrong type, or is full; delete or rename it")
+        return Moved(count, min(following, default=None), tuple(obstacles))
 
     def _arguments(self, partition: int, now: int) -> list[Argument]:
         return [now, self.keys.inbox_prefix(partition), MAX_DUE]

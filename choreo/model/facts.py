@@ -197,7 +197,7 @@ def project(saga_id: str, timeline: Mapping[str, Fact]) -> View:
     ``timeline`` maps fact ids to facts and must not be empty.
     """
     facts = in_order(timeline)
-    turning = max(facts, key=lambda fact: (fact.seq, fact.time))
+    turning = max(facts, key=lambda fact: (bool(fact.state), fact.seq, fact.time))
     status = State(turning.state) if turning.state else State.RUNNING
     done, undone = _count(facts)
     return View(

@@ -161,7 +161,7 @@ class Step(Generic[F]):
             ContractError: if its parameters do not fit the step, or the step has an undo already.
         """
         caller = sys._getframe(1)
-        policy = make_policy(retry, timeout)
+        policy = make_policy(retry, timeout, contract.place(caller))
 
         def declare(function: U) -> U:
             contract.check_function(function, f"{contract.place(caller)}: {self.participant}")
@@ -220,7 +220,8 @@ class Participant:
             ContractError: if the handler's signature does not fit, or another step of this
                 participant reacts to one of the types already.
         """
-        return self._declare(events, make_policy(retry, timeout), join=False)
+        policy = make_policy(retry, timeout, contract.place(sys._getframe(1)))
+        return self._declare(events, policy, join=False)
 
     def on_all(
         self, *events: type[Event], timeout: float | timedelta | None = None, retry: Retry | None = None
@@ -238,7 +239,8 @@ class Participant:
             raise ContractError(
                 f"{where}: {self.name}: on_all needs two event types or more; use on() for one"
             )
-        return self._declare(events, make_policy(retry, timeout), join=True)
+        policy = make_policy(retry, timeout, contract.place(sys._getframe(1)))
+        return self._declare(events, policy, join=True)
 
     def _declare(
         self, events: tuple[type[Event], ...], policy: Policy, *, join: bool

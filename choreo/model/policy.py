@@ -2,13 +2,22 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from datetime import timedelta
 
-from choreo.errors import ContractError, EventError
+from choreo.errors import Abort, ContractError, EventError
 
 #: Never worth a retry: the handler's own mistakes, which the next attempt would make again.
-_HOPELESS = (ContractError, EventError)
+_HOPELESS = (Abort, ContractError, EventError)
+#: Seconds in a year: no pause is longer.
+_LONGEST = 366 * 86_400
+
+
+def _are_errors(value: object) -> bool:
+    return isinstance(value, tuple) and all(
+        isinstance(each, type) and issubclass(each, Exception) for each in value
+    )
 
 
 def seconds_of(duration: float | timedelta) -> float:
@@ -37,17 +46,21 @@ class Retry:
     """Errors that are worth a retry; any other is final at once."""
 
     def __post_init__(self) -> None:
+        first, limit = seconds_of(self.first), seconds_of(self.limit)
         wrong = []
-        if self.attempts < 1:
-            wrong.append(f"attempts is {self.attempts}; at least 1")
-        if seconds_of(self.first) < 0:
-            wrong.append(f"first is {self.first}; not negative")
-        if self.factor < 1:
+        # Written so that NaN, which compares as false, is refused.
+        if type(self.attempts) is not int or self.attempts < 1:
+            wrong.append(f"attempts is {self.attempts!r}; a whole number, at least 1")
+        if not 0 <= first <= _LONGEST:
+            wrong.append(f"first is {self.first}; not negative, at most a year")
+        if not 1 <= self.factor < math.inf:
             wrong.append(f"factor is {self.factor}; at least 1")
-        if seconds_of(self.limit) < seconds_of(self.first):
-            wrong.append(f"limit is {self.limit}; at least first, {self.first}")
+        if not first <= limit <= _LONGEST:
+            wrong.append(f"limit is {self.limit}; at least first, {self.first}, and at most a year")
         if not 0 <= self.jitter <= 1:
             wrong.append(f"jitter is {self.jitter}; between 0 and 1")
+        if not _are_errors(self.on):
+            wrong.append(f"on is {self.on!r}; a tuple of exception classes")
         if wrong:
             raise ContractError(f"Retry: {'; '.join(wrong)}")
 
@@ -59,9 +72,12 @@ class Retry:
 
     def delay(self, attempt: int, chance: float) -> float:
         """Seconds from the end of attempt ``attempt`` to the next; ``chance`` in [0, 1) is the jitter's."""
-        # Doubling a thousand times would leave what a float can hold long after reaching any limit.
-        grown = seconds_of(self.first) * self.factor ** min(attempt - 1, 200)
-        return min(grown, seconds_of(self.limit)) * (1 - self.jitter * chance)
+        first, limit = seconds_of(self.first), seconds_of(self.limit)
+        try:
+            grown = first * float(self.factor) ** (attempt - 1)
+        except OverflowError:  # long after it has reached any limit
+            grown = limit if first else 0.0
+        return min(grown, limit) * (1 - self.jitter * chance)
 
 
 @dataclass(frozen=True, slots=True)
@@ -80,13 +96,13 @@ class Policy:
         )
 
 
-def make_policy(retry: Retry | None, timeout: float | timedelta | None) -> Policy:
-    """A policy from what a decorator was given.
+def make_policy(retry: Retry | None, timeout: float | timedelta | None, where: str) -> Policy:
+    """A policy from what a decorator was given; ``where`` is the place of the decorator.
 
     Raises:
         ContractError: if the timeout is not positive.
     """
     seconds = None if timeout is None else seconds_of(timeout)
-    if seconds is not None and seconds <= 0:
-        raise ContractError(f"timeout is {timeout}; it must be positive")
+    if seconds is not None and not 0 < seconds <= _LONGEST:
+        raise ContractError(f"{where}: timeout is {timeout}; it must be positive, and at most a year")
     return Policy(retry, seconds)

@@ -38,6 +38,8 @@ TRANSITIONS: dict[State, dict[State, str]] = {
         State.RESOLVED: "an operator says that it was put right by hand",
     },
     State.COMPLETED: {},
-    State.COMPENSATED: {},
+    State.COMPENSATED: {
+        State.FAILED: "a step that reacts on the way back fails for good",
+    },
     State.RESOLVED: {},
 }

@@ -228,5 +228,5 @@ def _awaited(
         for participant, step in hearing:
             if (participant, step, node.id) not in reacted and (node.back or view.status is State.RUNNING):
                 yield Awaited("step", node.type, f"{participant}/{step}", node.time)
-        if not hearing and not view.status.ended and not node.back:
+        if not hearing and view.status is State.RUNNING:
             yield Awaited("listener", node.type, since=node.time)

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import logging
-from dataclasses import dataclass
 
 import anyio
 
 from choreo.broker.clock import Clock
+from choreo.broker.patience import Patience
 from choreo.broker.timers import Timers
 from choreo.errors import BrokerError
 
@@ -17,24 +17,33 @@ logger = logging.getLogger("choreo.runtime")
 _LOOK = 0.25
 
 
-@dataclass(frozen=True, slots=True)
 class Alarm:
     """Looks for due timers, until cancelled."""
 
-    timers: Timers
-    clock: Clock
+    def __init__(self, timers: Timers, clock: Clock, participant: str) -> None:
+        self._timers = timers
+        self._clock = clock
+        self._patience = Patience(logger, f"{participant}: moving timers")
 
     async def run(self) -> None:
         """Move what is due, and sleep until the next timer may be."""
         while True:
-            pause = _LOOK
-            try:
-                moved, following = await self.timers.move_due(self.clock())
-            except BrokerError as error:
-                logger.debug("due timers were not moved: %s", error)
-            else:
-                if following is not None:
-                    # More than one script moves at once may be due; then there is no pause but for others.
-                    pause = min(_LOOK, max(0.0, (following - self.clock()) / 1000))
-                pause = pause if pause or moved else _LOOK
+            pause = await self._look()
             await anyio.sleep(pause)
+
+    async def _look(self) -> float:
+        """Move what is due. Returns the seconds until the next look."""
+        try:
+            moved = await self._timers.move_due(self._clock())
+        except BrokerError as error:
+            self._patience.failed(error)
+            return _LOOK
+        if moved.obstacles:
+            self._patience.failed(moved.obstacles[0])
+        else:
+            self._patience.succeeded()
+        if moved.following is None:
+            return _LOOK
+        pause = min(_LOOK, max(0.0, (moved.following - self._clock()) / 1000))
+        # Nothing moved although something is due: it is in somebody's way, and will be for a while.
+        return pause if pause or moved.count else _LOOK

@@ -5,13 +5,14 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections import deque
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import anyio
 
 from choreo.broker.clock import Clock
 from choreo.broker.gate import Answer, Decision, Gate, Identity, Verdict
-from choreo.broker.patience import Patience
+from choreo.broker.patience import Patience, pause_after
 from choreo.errors import BrokerError, BrokerUnavailable, Unsendable
 from choreo.wire.limits import MAX_BATCH
 
@@ -24,13 +25,17 @@ class _Waiting:
 
     decision: Decision
     answer: asyncio.Future[Answer]
+    tries: int = 0
+    """How often the server has refused it alone, or its partition's batch."""
 
 
 class Committer:
     """Takes decisions from many deliveries to the gate, a batch per partition and round trip.
 
     Without load a decision leaves at once; under load batches form by themselves. A batch whose
-    outcome is not known is sent again, with the same tokens, until the answer is definite.
+    outcome is not known is sent again, with the same tokens, until the answer is definite. What the
+    server refuses (a key is in the way, a partition cannot be written) is set aside and tried again
+    later, while everything else goes on.
     """
 
     def __init__(self, gate: Gate, identity: Identity, clock: Clock) -> None:
@@ -38,23 +43,46 @@ class Committer:
         self._identity = identity
         self._clock = clock
         self._queues: dict[int, deque[_Waiting]] = {}
+        self._aside: list[tuple[float, _Waiting]] = []
         self._arrived = asyncio.Event()
         self._patience = Patience(logger, f"{identity.participant}: committing")
 
     async def decide(self, decision: Decision) -> Answer:
-        """The gate's answer to a decision. Waits for as long as the server cannot serve."""
+        """The gate's answer to a decision. Waits for as long as the server cannot serve.
+
+        Raises:
+            Unsendable: if the decision holds something that cannot be sent.
+        """
         waiting = _Waiting(decision, asyncio.get_running_loop().create_future())
-        self._queues.setdefault(decision.head.partition, deque()).append(waiting)
-        self._arrived.set()
+        self._queue([waiting])
         return await waiting.answer
 
     async def run(self) -> None:
         """Send batches until cancelled; a batch that is under way then is still finished."""
         while True:
-            await self._arrived.wait()
+            due = min((due for due, _ in self._aside), default=None)
+            with anyio.move_on_after(None if due is None else max(0.0, due - anyio.current_time())):
+                await self._arrived.wait()
             self._arrived.clear()
+            self._take_up()
             with anyio.CancelScope(shield=True):
                 await self._flush(self._take())
+
+    def _queue(self, waitings: Sequence[_Waiting], *, first: bool = False) -> None:
+        """Line up decisions. One whose delivery was given up meanwhile must not be committed any more;
+        should it have been, the redelivery will learn so from the done mark."""
+        for waiting in reversed(waitings) if first else waitings:
+            if not waiting.answer.done():
+                queue = self._queues.setdefault(waiting.decision.head.partition, deque())
+                (queue.appendleft if first else queue.append)(waiting)
+                self._arrived.set()
+
+    def _take_up(self) -> None:
+        """Line up again what was set aside and is due."""
+        if self._aside:
+            now = anyio.current_time()
+            self._queue([waiting for due, waiting in self._aside if due <= now])
+            self._aside = [(due, waiting) for due, waiting in self._aside if due > now]
 
     def _take(self) -> dict[int, list[_Waiting]]:
         batches = {}
@@ -64,33 +92,30 @@ class Committer:
                 self._arrived.set()
             else:
                 del self._queues[partition]
-        return {partition: batch for partition, batch in batches.items() if batch}
+        return batches
 
     async def _flush(self, batches: dict[int, list[_Waiting]]) -> None:
         if not batches:
             return
-        order = list(batches)
         try:
             results = await self._gate.decide(
                 self._identity,
                 self._clock(),
-                [(partition, [each.decision for each in batches[partition]]) for partition in order],
+                [(partition, [each.decision for each in batch]) for partition, batch in batches.items()],
             )
         except Unsendable as error:
             await self._single_out(batches, error)
-            return
         except BrokerError as error:
-            results = [error] * len(order)
-        trouble: BaseException | str | None = None
-        for partition, result in zip(order, results, strict=True):
-            trouble = self._deliver(partition, batches[partition], result) or trouble
-        if trouble is None:
-            self._patience.succeeded()
+            for batch in batches.values():
+                self._queue(batch, first=True)
+            if not isinstance(error, BrokerUnavailable):
+                logger.error("%s: %s", self._identity.participant, error)
+            await self._patience.pause(error)
         else:
-            if not isinstance(trouble, BrokerUnavailable):
-                logger.error("%s: %s", self._identity.participant, trouble)
-            await self._patience.pause(trouble)
-            self._arrived.set()
+            for batch, result in zip(batches.values(), results, strict=True):
+                self._hand_out(batch, result)
+            if not self._aside:
+                self._patience.succeeded()
 
     async def _single_out(self, batches: dict[int, list[_Waiting]], error: Unsendable) -> None:
         """One decision cannot be sent. That is its own fault: the others of its batch go on."""
@@ -101,27 +126,20 @@ class Committer:
         elif not every[0][1].answer.done():
             every[0][1].answer.set_exception(error)
 
-    def _deliver(
-        self, partition: int, batch: list[_Waiting], result: list[Answer] | Exception
-    ) -> BaseException | str | None:
-        """Hand out the answers of a batch; put back what is still open. Returns why, if anything is."""
+    def _hand_out(self, batch: list[_Waiting], result: list[Answer] | Exception) -> None:
+        """Give everyone an answer; set aside what the server has refused."""
         if isinstance(result, Exception):
-            self._put_back(partition, batch)
-            return result
-        blocked = []
-        trouble = None
+            for waiting in batch:
+                self._set_aside(waiting, result)
+            return
         for waiting, answer in zip(batch, result, strict=True):
             if answer.verdict is Verdict.BLOCKED:
-                blocked.append(waiting)
-                trouble = f"{answer.rest[0].decode()} has the wrong type, or is full; delete or rename it"
+                key = answer.rest[0].decode()
+                self._set_aside(waiting, f"{key} has the wrong type, or is full; delete or rename it")
             elif not waiting.answer.done():
                 waiting.answer.set_result(answer)
-        self._put_back(partition, blocked)
-        return trouble
 
-    def _put_back(self, partition: int, batch: list[_Waiting]) -> None:
-        # A delivery whose handling was given up meanwhile must not be committed by a later batch;
-        # one that was under way may have been, and its redelivery will learn so from the done mark.
-        still_wanted = [each for each in batch if not each.answer.done()]
-        if still_wanted:
-            self._queues.setdefault(partition, deque()).extendleft(reversed(still_wanted))
+    def _set_aside(self, waiting: _Waiting, why: BaseException | str) -> None:
+        self._patience.failed(why)
+        self._aside.append((anyio.current_time() + pause_after(waiting.tries), waiting))
+        waiting.tries += 1

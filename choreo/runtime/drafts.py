@@ -27,7 +27,7 @@ class Drafts:
     topology: Topology
     clock: Clock
 
-    def head(self, delivery: Delivery, envelope: Envelope, step: str) -> Head:
+    def head(self, delivery: Delivery, envelope: Envelope, step: str, attempt: int) -> Head:
         """What every decision about this delivery says. Its token marks this attempt to commit."""
         saga = self.topology.saga_type_of(envelope.type, envelope.sagatype)
         return Head(
@@ -43,6 +43,7 @@ class Drafts:
             token=secrets.token_urlsafe(6),
             back=envelope.phase == BACK,
             began=self.clock(),
+            attempt=attempt,
         )
 
     def key(self, head: Head, undo: str = "") -> str:
@@ -104,34 +105,34 @@ class Drafts:
         detail: str = "",
     ) -> Failed:  # fmt: skip
         """The step failed for good. Nobody knows whether it took effect, so its undo is asked for."""
-        keep = bench.step.compensation is not None and reason is not Reason.DATA_MISFIT
+        undoable = bench.step.compensation is not None
+        # What could not even be decoded has not run; should an earlier attempt have, the gate knows.
+        keep = undoable and reason is not Reason.DATA_MISFIT
         return Failed(
             head, "dead", note, self.letter(head, reason, note, detail, trigger_of(head, envelopes)),
             detail=detail, ledger=ledger_of(envelopes), keep=keep,
-            input=pack(envelopes) if keep else b"", joins=bench.joins,
+            input=pack(envelopes) if undoable else b"", joins=bench.joins,
         )  # fmt: skip
 
     def retry(
-        self, head: Head, bench: Bench, envelopes: Sequence[Envelope], attempt: int, error: Exception
+        self, head: Head, bench: Bench, envelopes: Sequence[Envelope], error: Exception
     ) -> RetryStep | None:
         """Another attempt is to follow; ``None`` if there is to be none."""
         policy = bench.policy.retry
-        if policy is None or not policy.again(attempt, error):
+        if policy is None or not policy.again(head.attempt, error):
             return None
-        parked = Parked(attempt + 1, event=trigger_of(head, envelopes).pack())
+        parked = Parked(head.attempt + 1, event=trigger_of(head, envelopes).pack())
         keep = bench.step.compensation is not None
         return RetryStep(
-            head, self.parking(head, policy, attempt, error, parked), ledger=ledger_of(envelopes), keep=keep,
+            head, self.parking(head, policy, error, parked), ledger=ledger_of(envelopes), keep=keep,
             input=pack(envelopes) if keep else b"", joins=bench.joins,
         )  # fmt: skip
 
-    def parking(
-        self, head: Head, policy: Retry, attempt: int, error: Exception, parked: Parked
-    ) -> Parking:
+    def parking(self, head: Head, policy: Retry, error: Exception, parked: Parked) -> Parking:
         """What is parked until the next attempt is due."""
         note, detail = describe(error)
-        due = due_at(self.clock(), policy, attempt, self.key(head))
-        return Parking(due, parked.pack(), attempt, note, detail)
+        due = due_at(self.clock(), policy, head.attempt, self.key(head))
+        return Parking(due, parked.pack(), note, detail)
 
 
 def trigger_of(head: Head, envelopes: Sequence[Envelope]) -> Envelope:

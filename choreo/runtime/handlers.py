@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import traceback
-from collections.abc import Callable, Sequence
+from collections.abc import Awaitable, Callable, Iterator, Sequence
 from typing import Any
 
 import anyio
@@ -50,12 +50,17 @@ class Bench:
         """
         try:
             return self._inputs[envelope.type](envelope.data)
-        except (UnicodeDecodeError, RecursionError) as error:
-            raise msgspec.DecodeError(str(error)) from None
+        except msgspec.DecodeError:
+            raise
+        except Exception as error:  # an event's __post_init__ may raise whatever it likes
+            message, _ = describe(error)
+            raise msgspec.DecodeError(message) from error
 
     async def run(self, events: Sequence[Event], context: Context) -> tuple[Any, list[Event]]:
         """Call the step. Returns what it returned, and every event that it emits, in order."""
         returned = await self._call(self.step, self.policy, events, context)
+        if isinstance(returned, Iterator):
+            returned = list(returned)  # it can be gone through only once
         emitted = _emitted(self.step.function, self.step.outcome, returned, context)
         return returned, emitted
 
@@ -72,21 +77,14 @@ class Bench:
     ) -> Any:
         if handler.takes_context:
             arguments = [*arguments, context]
-        with anyio.move_on_after(policy.timeout):
-            try:
-                if handler.is_async:
-                    return await handler.function(*arguments)
-                return await anyio.to_thread.run_sync(
-                    handler.function, *arguments, limiter=self._threads, abandon_on_cancel=True
-                )
-            except anyio.get_cancelled_exc_class() as error:
-                if anyio.current_effective_deadline() == -math.inf:
-                    raise
-                # Nobody cancelled this worker: the handler awaited something that was cancelled.
-                raise RuntimeError("the handler was cancelled from within") from error
-            except SystemExit as error:
-                raise RuntimeError(f"the handler called sys.exit({error.code!r})") from error
-        raise TimeoutError(f"took longer than {policy.timeout:g} s")
+        if handler.is_async:
+            return await _within(policy.timeout, handler.function(*arguments))
+        # Waiting for a free thread is not the handler's time.
+        async with self._threads:
+            thread = anyio.to_thread.run_sync(
+                handler.function, *arguments, limiter=anyio.CapacityLimiter(1), abandon_on_cancel=True
+            )
+            return await _within(policy.timeout, thread)
 
     def covers(self, emitted: Sequence[Event]) -> bool:
         """Whether the step has an undo that is concerned with such an outcome."""
@@ -115,6 +113,24 @@ class Bench:
         return events[0] if stored.shape == "one" else tuple(events) if stored.shape == "tuple" else events
 
 
+async def _within(seconds: float | None, call: Awaitable[Any]) -> Any:
+    """What ``call`` returns. Whatever it raises that is no plain error becomes one: it is one handler's
+    failure, and must not end the worker."""
+    with anyio.move_on_after(seconds):
+        try:
+            return await call
+        except anyio.get_cancelled_exc_class() as error:
+            if anyio.current_effective_deadline() == -math.inf:
+                raise
+            # Nobody cancelled this worker: the handler awaited something that was cancelled.
+            raise RuntimeError("the handler was cancelled from within") from error
+        except (Exception, KeyboardInterrupt):
+            raise
+        except BaseException as error:  # sys.exit(), a panic of an extension module
+            raise RuntimeError(f"the handler raised {describe(error)[0]}") from error
+    raise TimeoutError(f"took longer than {seconds:g} s")
+
+
 def _decoder(event: type[Event]) -> Callable[[bytes], Event]:
     return msgspec.json.Decoder(event).decode
 
@@ -131,14 +147,22 @@ def _emitted(function: Handler, outcome: Outcome, returned: Any, context: Contex
 
 def describe(error: BaseException) -> tuple[str, str]:
     """An error's message and its traceback, each cut to what is kept of them, and fit to be sent."""
+    name, said = type(error).__name__, text_of(error)
+    message = f"{name}: {said}" if said else name
     try:
-        said = str(error)
         lines = "".join(traceback.format_exception(error))
     except Exception:  # a handler's error may be of any make
-        said, lines = "(its text cannot be read)", ""
-    name = type(error).__name__
-    message = f"{name}: {said}" if said else name
-    return sendable(message[:MAX_ERROR_CHARACTERS]), sendable(lines[-MAX_TRACEBACK_CHARACTERS:])
+        lines = ""
+    return message[:MAX_ERROR_CHARACTERS], sendable(lines[-MAX_TRACEBACK_CHARACTERS:])
+
+
+def text_of(value: object) -> str:
+    """What ``value`` says of itself, cut to what is kept of a message, and fit to be sent."""
+    try:
+        said = str(value)
+    except Exception:
+        said = "(its text cannot be read)"
+    return sendable(said[:MAX_ERROR_CHARACTERS])
 
 
 def sendable(text: str) -> str:

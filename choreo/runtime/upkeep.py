@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import logging
 import random
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass
 
 import anyio
 
+from choreo.broker.clock import Clock
 from choreo.broker.gate import Identity
-from choreo.broker.groups import Delivery, Groups
+from choreo.broker.groups import Delivery, Groups, Held
 from choreo.errors import BrokerError
 from choreo.runtime.slots import Slots
 from choreo.wire.limits import MAX_BATCH
@@ -27,9 +28,11 @@ class Upkeep:
 
     groups: Groups
     identity: Identity
-    streams: Sequence[str]
+    streams: Mapping[str, int]
+    """Stream key -> its partition."""
     slots: Slots
     lease: float
+    clock: Clock
 
     async def renew_leases(self) -> None:
         """Renew the lease of everything in hand, thrice per lease, until cancelled."""
@@ -53,14 +56,18 @@ class Upkeep:
 
     async def _sweep(self, dispatch: Dispatch) -> None:
         lease = int(self.lease * 1000)
-        overdue = await self.groups.overdue(self.identity, self.streams, lease, MAX_BATCH)
+        overdue = await self.groups.overdue(self.identity, list(self.streams), lease, MAX_BATCH)
         for stream, entries in overdue.items():
             # What this worker runs itself is late, not lost: claiming it would run it twice.
             lost = [entry for entry in entries if not self.slots.holds(stream, entry)][: self.slots.free]
             if lost:
-                found = await self.groups.claim(self.identity, stream, lease, lost)
-                logger.info("%s: took over %d of %s", self.identity.participant, len(found), stream)
-                await dispatch(found)
+                held = Held(stream, self.streams[stream], lost)
+                taken, gone = await self.groups.claim(self.identity, held, lease, self.clock())
+                logger.info("%s: took over %d of %s", self.identity.participant, len(taken), stream)
+                for entry in gone:
+                    logger.error("%s: entry %s of %s was deleted before it was handled; it is a dead letter",
+                                 self.identity.participant, entry, stream)  # fmt: skip
+                await dispatch(taken)
 
 
 def _chunks(held: dict[str, list[str]], size: int) -> list[dict[str, list[str]]]:

@@ -32,6 +32,7 @@ from choreo.runtime.parked import Work
 from choreo.runtime.slots import Slots
 from choreo.runtime.upkeep import Dispatch, Upkeep
 from choreo.wire.cards import card_of, encode_card
+from choreo.wire.facts import Place
 from choreo.wire.limits import MAX_NAME_CHARACTERS
 from choreo.wire.topology import Topology
 
@@ -72,20 +73,21 @@ class Worker:
         self.identity = Identity(participant.name, _consumer_name())
         self._clock = clock
         self._topics = self._find_topics()
-        self._inboxes = frozenset(
-            topology.keys.inbox(partition, participant.name) for partition in range(topology.partitions)
-        )
+        self._inboxes = {
+            topology.keys.inbox(partition, participant.name): partition
+            for partition in range(topology.partitions)
+        }
         self._keys = [*self._inboxes, *self._topics]
         self._slots = Slots(self.options.concurrency)
         self._committer = Committer(broker.gate, self.identity, clock)
         self._stopping = anyio.Event()
         self._patience = Patience(logger, f"{participant.name}: reading")
 
-    def _find_topics(self) -> dict[str, str]:
-        """Stream key -> topic, for every partition of every topic that this participant listens to."""
+    def _find_topics(self) -> dict[str, Place]:
+        """Stream key -> its place, for every partition of every topic that this participant listens to."""
         heard = {self.topology.stream_of(name) for name in self.participant.reactions}
         return {
-            self.topology.keys.stream(partition, topic): topic
+            self.topology.keys.stream(partition, topic): Place(topic, partition)
             for topic in sorted(heard)
             for partition in range(self.topology.partitions)
         }
@@ -105,10 +107,10 @@ class Worker:
         await self._join()
         async with self._lifespan() as resources, anyio.create_task_group() as background:
             handling = self._make_handling(resources)
-            upkeep = Upkeep(self.broker.groups, self.identity, self._keys, self._slots, self.options.lease)
+            upkeep = self._make_upkeep()
             background.start_soon(self._committer.run)
             background.start_soon(upkeep.renew_leases)
-            background.start_soon(Alarm(self.broker.timers, self._clock).run)
+            background.start_soon(Alarm(self.broker.timers, self._clock, self.participant.name).run)
             async with anyio.create_task_group() as handlers:
                 dispatch = partial(self._dispatch, handlers, handling)
                 handlers.start_soon(upkeep.recover, self._stopping, dispatch)
@@ -133,6 +135,11 @@ class Worker:
         else:
             async with self.participant.lifespan() as resources:
                 yield resources
+
+    def _make_upkeep(self) -> Upkeep:
+        streams = {key: place.partition for key, place in self._topics.items()} | self._inboxes
+        lease = self.options.lease
+        return Upkeep(self.broker.groups, self.identity, streams, self._slots, lease, self._clock)
 
     def _make_handling(self, resources: Any) -> Handling:
         limiter = anyio.CapacityLimiter(self.options.threads)
@@ -207,15 +214,14 @@ class Worker:
             logger.error("%s: entry %s of %s was deleted before it was handled",
                          self.participant.name, delivery.entry, delivery.stream)  # fmt: skip
             return None
-        return handling.understand(delivery, self._topics.get(delivery.stream))
+        if delivery.stream in self._inboxes:
+            return handling.understand_request(delivery, self._inboxes[delivery.stream])
+        return handling.understand(delivery, self._topics[delivery.stream])
 
     async def _handle(self, handling: Handling, delivery: Delivery, work: Work) -> None:
         try:
             async with self._slots.running():
-                if not await handling.handle(delivery, work):
-                    await self.broker.groups.acknowledge(
-                        self.participant.name, {delivery.stream: [delivery.entry]}
-                    )
+                await handling.handle(delivery, work)
         except BrokerError as error:
             # It stays pending, and is delivered again when its lease has run out.
             logger.warning("%s: %s of %s is left pending: %s", self.participant.name,

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+from collections.abc import Sequence
 from functools import partial
 
 import anyio
@@ -11,7 +12,7 @@ from anyio.abc import TaskStatus
 from choreo.broker.broker import Broker
 from choreo.broker.patience import Patience
 from choreo.broker.projections import Entry, Progress
-from choreo.errors import BrokerError, BrokerUnavailable
+from choreo.errors import BrokerError, BrokerRefused, BrokerUnavailable
 from choreo.tracker.projection import Projector
 from choreo.wire.keys import TRACKER_GROUP
 from choreo.wire.topology import Topology
@@ -24,6 +25,10 @@ _COUNT = 500
 _POLL = 0.05
 #: Seconds that a tracker which was overtaken by another stays out of its way.
 _STANDBY = 1.0
+#: Seconds between looks whether positions and versions are still what this tracker believes.
+_VERIFY = 1.0
+#: Seconds for which a partition that the server refuses to write is left alone.
+_ASIDE = 5.0
 
 
 class Tracker:
@@ -38,6 +43,9 @@ class Tracker:
         self._broker = broker
         self._projectors = [Projector(topology, partition) for partition in range(topology.partitions)]
         self._progress: dict[int, Progress] = {}
+        self._aside: dict[int, float] = {}
+        self._verified = 0.0
+        self._obstacle: BrokerRefused | None = None
         self._stopping = anyio.Event()
         self._patience = Patience(logger, "tracker")
 
@@ -76,12 +84,18 @@ class Tracker:
         """Delete every projection and project the streams anew. Returns how many entries there were.
 
         May run beside trackers that are at work, and may be killed: whichever tracker comes next goes on.
+
+        Raises:
+            BrokerRefused: if a key of the tracker's has the wrong type; the other partitions are built.
         """
         await self._broker.meta.join()
         for projector in self._projectors:
             await self._broker.projections.wipe(projector.partition, begin=True)
             self._lose_track(projector)
-        return await self.catch_up()
+        projected = await self.catch_up()
+        if self._obstacle is not None:
+            raise self._obstacle
+        return projected
 
     async def _pause(self, error: BrokerError) -> None:
         if not isinstance(error, BrokerUnavailable):
@@ -97,26 +111,75 @@ class Tracker:
     async def _step(self, *, wait: bool) -> int:
         """Read once behind every position and project what came. Returns how many entries that were."""
         await self._find_progress()
+        if not self._progress:
+            await anyio.sleep(_POLL)
+            return 0
+        read = await self._read(wait)
+        overtaken = []
+        for projector in self._projectors:
+            mine = {stream: read[stream] for stream in projector.streams if read.get(stream)}
+            try:
+                if mine and not await self._project(projector, mine):
+                    overtaken.append(projector)
+            except BrokerRefused as error:
+                self._set_aside(projector, error)
+        if overtaken:
+            await self._stand_by(overtaken)
+        if not read and anyio.current_time() > self._verified + _VERIFY:
+            await self._verify()
+        return sum(map(len, read.values()))
+
+    async def _find_progress(self) -> None:
+        for projector in self._projectors:
+            partition = projector.partition
+            if partition in self._progress or self._aside.get(partition, 0.0) > anyio.current_time():
+                continue
+            try:
+                await self._broker.groups.ensure(projector.streams, TRACKER_GROUP)
+                await self._broker.projections.wipe(partition, begin=False)
+                self._progress[partition] = await self._look_up(projector)
+            except BrokerRefused as error:
+                self._set_aside(projector, error)
+
+    async def _look_up(self, projector: Projector) -> Progress:
+        progress = await self._broker.projections.progress(projector.partition, projector.streams)
+        for stream, newest in (await self._broker.projections.newest(projector.streams)).items():
+            if _order(progress.positions[stream]) > _order(newest):
+                # The stream was emptied, or restored as it once was: what it gets now may have smaller
+                # ids. Facts are a set, so reading all of it again does no harm.
+                progress.positions[stream] = "0-0"
+        return progress
+
+    async def _verify(self) -> None:
+        """While nothing comes: is that so, or does this tracker look in the wrong place?"""
+        self._verified = anyio.current_time()
+        for projector in self._projectors:
+            known = self._progress.get(projector.partition)
+            if known is not None and await self._look_up(projector) != known:
+                self._lose_track(projector)
+
+    async def _read(self, wait: bool) -> dict[str, list[Entry]]:
         flat = {
             stream: position
             for progress in self._progress.values()
             for stream, position in progress.positions.items()
         }
-        read = await self._broker.projections.read(flat, _COUNT, wait=wait)
-        for projector in self._projectors:
-            mine = {stream: read[stream] for stream in projector.streams if read.get(stream)}
-            if mine and not await self._project(projector, mine):
-                await self._stand_by(projector)
-        return sum(map(len, read.values()))
+        try:
+            return await self._broker.projections.read(flat, _COUNT, wait=wait)
+        except BrokerRefused:
+            return await self._read_apart()
 
-    async def _find_progress(self) -> None:
+    async def _read_apart(self) -> dict[str, list[Entry]]:
+        """One stream is none any more, and the server refuses to read all: find out whose it is."""
+        found: dict[str, list[Entry]] = {}
         for projector in self._projectors:
-            if projector.partition not in self._progress:
-                await self._broker.groups.ensure(projector.streams, TRACKER_GROUP)
-                await self._broker.projections.wipe(projector.partition, begin=False)
-                self._progress[projector.partition] = await self._broker.projections.progress(
-                    projector.partition, projector.streams
-                )
+            progress = self._progress.get(projector.partition)
+            if progress is not None:
+                try:
+                    found |= await self._broker.projections.read(progress.positions, _COUNT, wait=False)
+                except BrokerRefused as error:
+                    self._set_aside(projector, error)
+        return found
 
     async def _project(self, projector: Projector, read: dict[str, list[Entry]]) -> bool:
         load = partial(self._broker.projections.load, projector.partition)
@@ -129,8 +192,22 @@ class Tracker:
         progress.positions.update(batch.after)
         return True
 
-    async def _stand_by(self, projector: Projector) -> None:
-        logger.info("partition %d: another tracker is at work; standing by", projector.partition)
+    def _set_aside(self, projector: Projector, error: BrokerRefused) -> None:
+        """One partition has a key in the way: the others go on, and this one is tried again later."""
+        logger.error("partition %d: %s", projector.partition, error)
+        self._obstacle = error
         self._lose_track(projector)
+        self._aside[projector.partition] = anyio.current_time() + _ASIDE
+
+    async def _stand_by(self, overtaken: Sequence[Projector]) -> None:
+        logger.info("%d partitions: another tracker is at work; standing by", len(overtaken))
+        for projector in overtaken:
+            self._lose_track(projector)
         with anyio.move_on_after(_STANDBY):
             await self._stopping.wait()
+
+
+def _order(entry: str) -> tuple[int, int]:
+    """An entry id as what it is ordered by."""
+    milliseconds, _, number = entry.partition("-")
+    return int(milliseconds), int(number)

@@ -12,7 +12,7 @@ from choreo.broker.gate import Letter
 from choreo.broker.projections import Batch, Entry, Update
 from choreo.model.facts import Fact, View, add, decode_fact, encode_fact, encode_view, project
 from choreo.wire.envelope import Malformed, derive_id
-from choreo.wire.facts import of_event, of_journal, of_malformed
+from choreo.wire.facts import Place, of_event, of_journal, of_malformed
 from choreo.wire.limits import MAX_ERROR_CHARACTERS, MAX_NAME_CHARACTERS
 from choreo.wire.topology import Topology
 
@@ -39,7 +39,7 @@ class Projector:
         keys = topology.keys
         self.partition = partition
         self.journal = keys.journal(partition)
-        self.topics = {keys.stream(partition, name): name for name in topology.streams}
+        self.topics = {keys.stream(partition, name): Place(name, partition) for name in topology.streams}
         self.streams = [self.journal, *self.topics]
         self._topology = topology
         self._timelines: OrderedDict[str, _Timeline] = OrderedDict()
@@ -72,7 +72,7 @@ class Projector:
         for entry, fields in entries:
             try:
                 if stream == self.journal:
-                    saga_id, fact = of_journal(self._topology, fields)
+                    saga_id, fact = of_journal(self._topology, self.partition, fields)
                 else:
                     saga_id, fact = of_event(self._topology, self.topics[stream], fields)
                 if not fact.time:
@@ -80,7 +80,9 @@ class Projector:
                 yield saga_id, fact
             except Malformed as malformed:
                 letters.append(_letter(stream, entry, fields, malformed))
-                if malformed.subject:
+                # Elsewhere it would make a second view of its saga.
+                subject = malformed.subject
+                if subject and self._topology.keys.partition(subject) == self.partition:
                     yield malformed.subject, of_malformed(f"{stream}:{entry}", _entry_time(entry), malformed)
 
     async def _fetch(self, saga_ids: Iterable[str], load: Load) -> None:

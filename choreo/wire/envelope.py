@@ -32,10 +32,11 @@ from base64 import urlsafe_b64encode
 from collections.abc import Mapping
 from contextlib import suppress
 from enum import StrEnum
+from functools import cache
 
 import msgspec
 
-from choreo.errors import InvalidSagaId, PayloadTooLarge
+from choreo.errors import InvalidEvent, InvalidSagaId, PayloadTooLarge
 from choreo.model.event import Event, type_name
 from choreo.wire.keys import check_saga_id
 from choreo.wire.limits import (
@@ -75,6 +76,8 @@ class Reason(StrEnum):
     """``data`` is JSON, but not of the event type as the participant knows it."""
     STEP_FAILED = "step-failed"
     """A step raised an error, and its attempts are used up."""
+    ENTRY_LOST = "entry-lost"
+    """It was deleted from its stream before it was handled; what it said is lost."""
     POISON = "poison"
     """It was delivered too often without an outcome: it seems to kill the worker that handles it."""
     UNDO_FAILED = "undo-failed"
@@ -126,15 +129,35 @@ def encode_data(event: Event) -> bytes:
     """The event's JSON; equal events give equal bytes.
 
     Raises:
+        InvalidEvent: if it is no event, or JSON cannot tell it: NaN and Infinity would become null.
         PayloadTooLarge: if it has more than ``limits.MAX_DATA_BYTES`` bytes.
     """
-    data = _encode(event)
+    if not isinstance(event, Event):
+        raise InvalidEvent(f"{event!r:.200} is no event; give an instance of a subclass of choreo.Event")
+    try:
+        data = _encode(event)
+        told = not _has_floats(type(event)) or msgspec.json.decode(data, type=type(event)) == event
+    except (TypeError, ValueError, msgspec.MsgspecError, RecursionError) as error:
+        raise InvalidEvent(f"{type_name(event)} cannot be told in JSON: {error}") from error
+    if not told:
+        raise InvalidEvent(f"{type_name(event)} cannot be told in JSON: a number is NaN or infinite")
     if len(data) > MAX_DATA_BYTES:
         raise PayloadTooLarge(
             f"{type_name(event)} has {len(data):,} bytes of JSON; at most {MAX_DATA_BYTES:,} may be sent."
             " Store the bulk elsewhere and send a reference to it"
         )
     return data
+
+
+@cache
+def _has_floats(event: type[Event]) -> bool:
+    """Whether a field may hold a float, at any depth; unknown types count as if."""
+    try:
+        schema = msgspec.json.schema(event)
+    except Exception:  # a type of the user's own, without a schema
+        return True
+    text = msgspec.json.encode(schema)
+    return b'"number"' in text or b'{}' in text
 
 
 def derive_id(*parts: str) -> str:

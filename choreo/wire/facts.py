@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from typing import NamedTuple
 
 from choreo.errors import InvalidSagaId
 from choreo.model.facts import Fact, Kind
@@ -15,15 +16,29 @@ from choreo.wire.topology import Topology
 _STATES = frozenset(State) | {""}
 
 
-def of_event(topology: Topology, stream: str, entry: Mapping[bytes, bytes]) -> tuple[str, Fact]:
-    """The saga id and the fact of an entry of the topic ``stream``.
+class Place(NamedTuple):
+    """Where an entry was read: a topic, and a partition of it."""
+
+    topic: str
+    partition: int
+
+
+def judge(topology: Topology, place: Place, entry: Mapping[bytes, bytes]) -> Envelope:
+    """The envelope of an entry of a topic, if any participant could make sense of it.
+
+    Participants and the tracker judge by this alone, so that what one handles the other does not refuse.
 
     Raises:
-        Malformed: if no participant could make sense of the entry, whatever its contract.
+        Malformed: if the entry is malformed, whatever a participant's contract says. Its ``subject`` is
+            set if the entry can be held against a saga.
     """
     envelope = parse(entry)
-    if topology.routes.get(envelope.type) != stream:
-        detail = f"{stream} does not carry {envelope.type}"
+    if topology.keys.partition(envelope.subject) != place.partition:
+        # No subject: the keys of its saga are elsewhere, so the refusal cannot be told there.
+        right = topology.keys.partition(envelope.subject)
+        raise Malformed(Reason.FIELDS_INVALID, f"saga {envelope.subject!r} belongs into partition {right}")
+    if topology.routes.get(envelope.type) != place.topic:
+        detail = f"{place.topic} does not carry {envelope.type}"
         raise Malformed(Reason.TYPE_UNKNOWN, detail, envelope.subject)
     try:
         check_data(envelope.data)
@@ -32,6 +47,16 @@ def of_event(topology: Topology, stream: str, entry: Mapping[bytes, bytes]) -> t
     except Malformed as malformed:
         malformed.subject = envelope.subject
         raise
+    return envelope
+
+
+def of_event(topology: Topology, place: Place, entry: Mapping[bytes, bytes]) -> tuple[str, Fact]:
+    """The saga id and the fact of an entry of a topic.
+
+    Raises:
+        Malformed: as :func:`judge` does.
+    """
+    envelope = judge(topology, place, entry)
     return envelope.subject, _event_fact(topology, envelope)
 
 
@@ -58,8 +83,8 @@ def _event_fact(topology: Topology, envelope: Envelope) -> Fact:
     )
 
 
-def of_journal(topology: Topology, entry: Mapping[bytes, bytes]) -> tuple[str, Fact]:
-    """The saga id and the fact of a journal entry.
+def of_journal(topology: Topology, partition: int, entry: Mapping[bytes, bytes]) -> tuple[str, Fact]:
+    """The saga id and the fact of an entry of a partition's journal.
 
     Raises:
         Malformed: if it is none; somebody else has written into the journal.
@@ -67,6 +92,8 @@ def of_journal(topology: Topology, entry: Mapping[bytes, bytes]) -> tuple[str, F
     try:
         text = {name: _words(entry, name) for name in _JOURNAL}
         subject = check_saga_id(text["subject"])
+        if topology.keys.partition(subject) != partition:
+            raise ValueError(f"saga {subject!r} belongs elsewhere")
         if text["state"] not in _STATES or not text["id"]:
             raise ValueError(f"id {text['id']!r}, state {text['state']!r}")
         fact = Fact(

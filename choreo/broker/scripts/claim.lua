@@ -1,17 +1,32 @@
 -- Take over deliveries whose worker has not renewed its lease.
 --
--- KEYS  1 stream
--- ARGV  1 group, 2 consumer, 3 lease (ms), then entry ids
--- Returns {id, deliveries, fields} for each that was taken. XCLAIM itself looks again at how long a
--- delivery has been idle, so of two workers that try, one gets it.
+-- KEYS  1 stream, 2 dead letters, 3 their states
+-- ARGV  1 group, 2 consumer, 3 lease (ms), 4 now (ms), 5 a prefix for the ids of letters, then entry ids
+-- Returns {id, deliveries, fields} for each that was taken; deliveries is 0 for an entry that was
+-- deleted behind the group's back, which becomes a dead letter: what it said is lost.
+--
+-- XCLAIM itself looks again at how long a delivery has been idle: of two workers that try, one gets it.
+
+local function mourn(id)
+  local letter = ARGV[5] .. id
+  if misfit(KEYS[2], 'stream') or misfit(KEYS[3], 'hash') then return end
+  if redis.call('HSETNX', KEYS[3], letter, 'open') == 1 then
+    redis.call('XADD', KEYS[2], '*', 'letter', letter, 'reason', 'entry-lost', 'time', ARGV[4],
+      'participant', ARGV[1], 'stream', KEYS[1], 'entry', id)
+  end
+  redis.call('XACK', KEYS[1], ARGV[1], id)
+end
 
 local taken = {}
-for number = 4, #ARGV do
+for number = 6, #ARGV do
   local id = ARGV[number]
   local claimed = redis.call('XCLAIM', KEYS[1], ARGV[1], ARGV[2], ARGV[3], id)
   if claimed[1] then
     local pending = redis.call('XPENDING', KEYS[1], ARGV[1], id, id, 1)
     taken[#taken + 1] = { id, pending[1][4], claimed[1][2] }
+  elseif not redis.call('XRANGE', KEYS[1], id, id)[1] then
+    mourn(id)
+    taken[#taken + 1] = { id, 0, {} }
   end
 end
 return taken

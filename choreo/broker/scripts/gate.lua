@@ -46,9 +46,11 @@ local function read_head()
     record = KEYS[record], work = KEYS[record + 1], stream = KEYS[tonumber(take())],
     entry = take(), deliveries = tonumber(take()), subject = take(), sagatype = take(), step = take(),
     event = take(), type = take(), token = take(), back = take() ~= '', began = take(),
+    attempt = tonumber(take()),
   }
   d.mark = 'd:' .. participant .. ':' .. d.event
   d.line = participant .. '/' .. d.step .. ':' .. d.event
+  d.turn = d.line
   return d
 end
 
@@ -76,12 +78,13 @@ end
 -- What is to happen when an attempt failed and another is to follow.
 local function read_retry(d)
   d.timer = { due = take(), payload = take() }
-  d.attempt, d.note, d.detail = take(), take(), take()
+  d.note, d.detail = take(), take()
 end
 
 local function read_undo(d)
   d.undo = take()
   d.mark = 'u:' .. d.line
+  d.turn = 'undo:' .. d.line
 end
 
 ---- the delivery --------------------------------------------------------------------------------
@@ -108,7 +111,19 @@ local function decided(d)
   return { 'duplicate' }
 end
 
+-- The answer if this attempt has failed before and the next one is parked or under way, else nil. It was
+-- delivered again: its group was set back, or its producer sent it twice.
+local function outrun(d)
+  local noted = redis.call('HGET', d.work, 'a:' .. d.turn)
+  if not noted then return nil end
+  local attempt, token = string.match(noted, '^(%d+) (.*)$')
+  if tonumber(attempt) < d.attempt then return nil end
+  acknowledge(d)
+  return { token == d.token and 'committed' or 'duplicate' }
+end
+
 local function finish(d, saga, letter, answer)
+  if d.attempt > 1 then saga.drops[#saga.drops + 1] = 'a:' .. d.turn end
   local obstacle = blocked(saga, keys)
   if obstacle then return { 'blocked', obstacle } end
   saga.fields[#saga.fields + 1] = d.mark
@@ -121,7 +136,7 @@ end
 local function fact(d, saga, kind, about)
   about.type, about.cause, about.participant, about.step = d.type, d.event, participant, d.step
   about.began = d.began
-  journal(saga, now, kind, about.attempt and d.line .. '#' .. about.attempt or d.line, about)
+  journal(saga, now, kind, about.attempt and d.turn .. '#' .. about.attempt or d.line, about)
 end
 
 local function unwinds(saga)
@@ -154,16 +169,15 @@ local function end_by(saga, event, ends)
 end
 
 local function emit(d, saga, source, ledger, back)
-  local aborting = false
+  local aborting, running = false, saga.state == 'running'
   for _, event in ipairs(d.events) do aborting = aborting or event[4] == 'a' end
-  back = back or (aborting and saga.state == 'running')
   for _, event in ipairs(d.events) do
     local fields = { 'id', event[2], 'type', event[3], 'source', source, 'subject', saga.subject,
       'time', now, 'cause', d.event, 'began', d.began }
     if not aborting or event[4] == 'a' then end_by(saga, event[3], event[4]) end
     append(fields, 'sagatype', saga.type)
     append(fields, 'ledger', ledger)
-    append(fields, 'phase', back and 'back')
+    append(fields, 'phase', (back or (running and event[4] == 'a')) and 'back')
     append(fields, 'traceparent', d.traceparent)
     append_outcome(saga, fields)
     append(fields, 'data', event[5])
@@ -238,8 +252,10 @@ end
 
 local decide = {}
 
-local function park(d, saga, id, about)
-  saga.timer = { id = id, due = d.timer.due, payload = d.timer.payload }
+local function park(d, saga, about)
+  saga.blobs[#saga.blobs + 1] = 'a:' .. d.turn
+  saga.blobs[#saga.blobs + 1] = d.attempt .. ' ' .. d.token
+  saga.timer = { id = timer_id(saga, d.turn), due = d.timer.due, payload = d.timer.payload }
   about.note, about.detail, about.attempt, about.due = d.note, d.detail, d.attempt, d.timer.due
   fact(d, saga, 'retrying', about)
   local obstacle = blocked(saga, keys)
@@ -254,8 +270,11 @@ function decide.begin(d)
   local answer = decided(d)
   if answer then return answer end
   if misfit(d.work, 'hash') then return { 'blocked', d.work } end
+  answer = outrun(d)
+  if answer then return answer end
   local saga = open_saga(d.record, d.work, d.subject, d.sagatype)
-  local row = d.undoable and row_of(saga, d.line)
+  -- A step that has lost its undo since it began must not leave its row open for ever.
+  local row = (d.undoable or unwinds(saga)) and row_of(saga, d.line)
   if unwinds(saga) and not d.back then
     if row then
       local parts = #d.wants > 0 and fired(d, saga) or {}
@@ -333,6 +352,15 @@ function decide.done(d)
 end
 
 -- A step that will not be tried again: it aborted (nothing to undo) or failed (it may have taken effect).
+-- Part of the way back has failed for good: the saga cannot count as compensated.
+local function spoil(saga)
+  if saga.state == 'compensated' then
+    turn(saga, 'failed')
+  elseif saga.state == 'compensating' then
+    counts(saga).f = counts(saga).f + 1
+  end
+end
+
 function decide.failed(d)
   read_failure(d)
   local answer = decided(d)
@@ -344,9 +372,11 @@ function decide.failed(d)
   local running = saga.state == 'running'
   if d.kind == 'dead' or not (running or unwinds(saga) and not d.back) then saga.letter = d.letter end
   if saga.state ~= 'completed' and not d.back then
-    if d.keep then note_effect(d, saga) else drop_started(d, saga) end
+    local began = d.kind == 'dead' and row_of(saga, d.line)
+    if d.keep or began then note_effect(d, saga) else drop_started(d, saga) end
   end
   if running then unwind(saga) else close_if_unwound(saga) end
+  if d.back and saga.letter then spoil(saga) end
   fact(d, saga, saga.letter and 'dead' or d.kind, { note = d.note, detail = d.detail })
   return finish(d, saga, running and 'c' or (unwinds(saga) and 'l' or 'x'))
 end
@@ -357,8 +387,10 @@ function decide.retry(d)
   d.parents, d.keep, d.input, d.joined = take(), take() ~= '', take(), take_list(1)
   local answer = decided(d)
   if answer then return answer end
-  if not ours(d) then return { 'stale' } end
   if misfit(d.work, 'hash') then return { 'blocked', d.work } end
+  answer = outrun(d)
+  if answer then return answer end
+  if not ours(d) then return { 'stale' } end
   local saga = open_saga(d.record, d.work, d.subject, d.sagatype)
   if unwinds(saga) and not d.back then
     -- No further attempt; but nobody knows whether this one took effect.
@@ -367,7 +399,7 @@ function decide.retry(d)
     fact(d, saga, 'late', { note = d.note, detail = d.detail, attempt = d.attempt })
     return finish(d, saga, 'l')
   end
-  return park(d, saga, d.line, {})
+  return park(d, saga, {})
 end
 
 function decide.retry_undo(d)
@@ -376,6 +408,8 @@ function decide.retry_undo(d)
   local answer = decided(d)
   if answer then return answer end
   if misfit(d.work, 'hash') then return { 'blocked', d.work } end
+  answer = outrun(d)
+  if answer then return answer end
   local saga = open_saga(d.record, d.work, d.subject, d.sagatype)
   local row = row_of(saga, d.line)
   if not row or row.status ~= 'U' then
@@ -383,7 +417,7 @@ function decide.retry_undo(d)
     return { 'closed', saga.state }
   end
   if not ours(d) then return { 'stale' } end
-  return park(d, saga, 'undo:' .. d.line, { undo = d.undo })
+  return park(d, saga, { undo = d.undo })
 end
 
 function decide.begin_undo(d)
@@ -391,6 +425,8 @@ function decide.begin_undo(d)
   local answer = decided(d)
   if answer then return answer end
   if misfit(d.work, 'hash') then return { 'blocked', d.work } end
+  answer = outrun(d)
+  if answer then return answer end
   local saga = open_saga(d.record, d.work, d.subject, d.sagatype)
   local row = row_of(saga, d.line)
   if not row or row.status ~= 'U' then

@@ -11,10 +11,13 @@
 --   all           ends seen of `all: [...]`  i:<entry> packed input     r:<entry> packed result
 --   d:<p>:<event> done mark of a step        j:<p>/<s>:<type>, k:...    a join's part and its ledger
 --   u:<entry>     done mark of an undo       x:<entry>:<type>           parts of a join that fired
+--                                            a:<entry>, a:undo:<entry>  last attempt that failed
 --
 -- An entry is <participant>/<step>:<event id>. Status: S started, D done, U undo asked for, F failed.
 -- `children` counts the entries that it caused and that are not settled.
 
+-- Causes of one step that are looked up. A join has a handful; a foreign producer may claim thousands.
+local MAX_PARENTS = 256
 local ENTRY = '^([^/]+)/(.-):(.*)$'
 
 local function value_or(value, default)
@@ -94,7 +97,7 @@ end
 local function merge(ledgers)
   local seen, merged = {}, {}
   for parent in string.gmatch(table.concat(ledgers, ' '), '%S+') do
-    if not seen[parent] then
+    if not seen[parent] and #merged < MAX_PARENTS then
       seen[parent] = true
       merged[#merged + 1] = parent
     end
@@ -276,7 +279,7 @@ end
 local function forget_ledger(saga)
   local drops = {}
   for _, field in ipairs(redis.call('HKEYS', saga.work)) do
-    if not string.find(field, '^[jkx]:') then drops[#drops + 1] = field end
+    if not string.find(field, '^[ajkx]:') then drops[#drops + 1] = field end
   end
   drop_fields(saga, drops)
 end
@@ -286,6 +289,11 @@ local function send_asks(saga, keys, now)
     redis.call('XADD', keys.inbox .. string.match(entry, ENTRY), '*', 'id', 'undo',
       'type', 'choreo.undo', 'subject', saga.subject, 'time', now, 'sagatype', saga.type, 'data', entry)
   end
+end
+
+-- Event ids are unique within a saga only; a timer's id names the saga, too.
+local function timer_id(saga, line)
+  return line .. ' ' .. saga.subject
 end
 
 -- Write a planned change. Only to be called when blocked() found nothing.
@@ -306,7 +314,7 @@ local function apply(saga, keys, now)
   for _, fact in ipairs(saga.journal) do
     redis.call('XADD', keys.journal, '*', unpack(fact))
   end
-  for _, entry in ipairs(saga.hurry) do redis.call('ZADD', keys.timers, 'XX', now, entry) end
+  for _, entry in ipairs(saga.hurry) do redis.call('ZADD', keys.timers, 'XX', now, timer_id(saga, entry)) end
   if saga.timer then
     redis.call('HSET', keys.parked, saga.timer.id, saga.timer.payload, 's:' .. saga.timer.id, saga.subject)
     redis.call('ZADD', keys.timers, saga.timer.due, saga.timer.id)

@@ -1,0 +1,108 @@
+"""Running workers and trackers until a signal says to stop."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import signal
+from collections.abc import AsyncIterator, Callable, Iterator, Sequence
+from contextlib import asynccontextmanager, contextmanager
+from dataclasses import dataclass
+from typing import Protocol
+
+import anyio
+from anyio.abc import TaskStatus
+
+STOP_SIGNALS = (signal.SIGINT, signal.SIGTERM)
+
+
+class Job(Protocol):
+    """What runs until it is stopped: a worker or a tracker."""
+
+    def stop(self) -> None:
+        """Begin to stop, in good order."""
+
+    async def run(self, *, task_status: TaskStatus[None]) -> None:
+        """Run until stopped."""
+
+
+def end_at_once(number: int) -> None:
+    """End this process, as the signal ``number`` would have."""
+    os._exit(128 + number)
+
+
+@dataclass(slots=True)
+class Orders:
+    """What SIGINT and SIGTERM bring about. Both may be exchanged while the process runs."""
+
+    stop: Callable[[], object]
+    """Called at the first signal."""
+    at_once: Callable[[int], object] = end_at_once
+    """Called at every further one, with its number."""
+
+
+@asynccontextmanager
+async def obeying(orders: Orders) -> AsyncIterator[None]:
+    """Let signals do what ``orders`` say, for a block of code."""
+    async with anyio.create_task_group() as watching:
+        await watching.start(_obey, orders)
+        yield
+        watching.cancel_scope.cancel()
+
+
+async def _obey(orders: Orders, *, task_status: TaskStatus[None]) -> None:
+    with anyio.open_signal_receiver(*STOP_SIGNALS) as signals:
+        task_status.started()
+        stopping = False
+        async for number in signals:
+            if stopping:
+                orders.at_once(number)
+            else:
+                stopping = True
+                orders.stop()
+
+
+async def serve(
+    jobs: Sequence[Job], orders: Orders, *, ready: Callable[[], object], lifeline: int | None = None
+) -> None:
+    """Run ``jobs`` until ``orders.stop`` is called, which stops them all.
+
+    ``ready`` is called when all of them are at work. ``lifeline`` is the end of a pipe whose other end a
+    supervisor holds: that the supervisor was killed says to stop, too.
+
+    Raises:
+        ExceptionGroup: of what jobs raised; the others were cancelled.
+    """
+
+    def stop() -> None:
+        for job in jobs:
+            job.stop()
+
+    orders.stop = stop
+    with _held_by(lifeline, stop):
+        async with anyio.create_task_group() as working:
+            for job in jobs:
+                await working.start(_start_job, job)
+            ready()
+
+
+async def _start_job(job: Job, *, task_status: TaskStatus[None]) -> None:
+    await job.run(task_status=task_status)
+
+
+@contextmanager
+def _held_by(lifeline: int | None, stop: Callable[[], None]) -> Iterator[None]:
+    if lifeline is None:
+        yield
+        return
+    loop = asyncio.get_running_loop()
+
+    def let_go() -> None:
+        loop.remove_reader(lifeline)
+        stop()
+
+    loop.add_reader(lifeline, let_go)
+    try:
+        yield
+    finally:
+        loop.remove_reader(lifeline)
