@@ -27,6 +27,7 @@ from pathlib import Path
 from typing import TypeAlias
 
 import fakeredis
+import hypothesis
 import pytest
 import redis
 import redis.asyncio
@@ -65,6 +66,11 @@ def _servers() -> tuple[dict[str, Path], set[str]]:
 
 
 SERVERS, MISSING_SERVERS = _servers()
+
+
+# Machines are busy; how long an example takes says nothing about it.
+hypothesis.settings.register_profile("choreo", deadline=None)
+hypothesis.settings.load_profile("choreo")
 
 
 def pytest_configure() -> None:

@@ -42,6 +42,9 @@ class Story:
     done: Counter[str] = field(default_factory=Counter)
     undone: Counter[str] = field(default_factory=Counter)
     letters: int = 0
+    retries: int = 0
+    spoiled: bool = False
+    """Whether part of the way back has failed for good."""
     ledger: dict[str, Row] = field(default_factory=dict)
     decided: set[tuple[str, str]] = field(default_factory=set)
     """Handler and event id of what was decided."""
@@ -111,17 +114,36 @@ class Story:
     def abort(self, event: Fact, handler: str, reason: str = "no", *, worked: int = 0) -> Fact:
         """A step says no."""
         began = self._decide(event, handler, worked)
+        too_late = self.state is State.COMPLETED or (self.unwinds and event.back)
         self._unwind()
-        return self._tell(self._fact(Kind.ABORTED, event, handler, began, note=reason))
+        if too_late:
+            self._lose(event)
+        kind = Kind.DEAD if too_late else Kind.ABORTED
+        return self._tell(self._fact(kind, event, handler, began, note=reason))
+
+    def retry(
+        self, event: Fact, handler: str, attempt: int = 1, error: str = "not now", undo: str = ""
+    ) -> Fact:
+        """An attempt of a step (or of an undo) fails, and another is to follow."""
+        self.retries += 1
+        fact = self._fact(
+            Kind.RETRYING, event, handler, self._clock(handler), undo=undo, note=error, detail="Trace"
+        )
+        line = f"{'undo:' * bool(undo)}{handler}:{event.id}"
+        return self._tell(msgspec.structs.replace(
+            fact, id=f"retrying:{line}#{attempt}", attempt=attempt, due=self.now + 200
+        ))  # fmt: skip
 
     def fail(self, event: Fact, handler: str, error: str = "boom", *, undoable: bool = False) -> Fact:
         """A step fails for good, and may have taken effect."""
         began = self._decide(event, handler, 0)
-        self.letters += 1
         if undoable and self.state is not State.COMPLETED and not event.back:
             self._enter(f"{handler}:{event.id}", event.ledger)
         self._unwind()
-        return self._tell(self._fact(Kind.DEAD, event, handler, began, note=error, detail=f"Traceback: {error}"))
+        self._lose(event)
+        return self._tell(
+            self._fact(Kind.DEAD, event, handler, began, note=error, detail=f"Traceback: {error}")
+        )
 
     def order(self, note: str = "not wanted", who: str = "ann") -> Fact:
         """An operator has the saga unwound."""
@@ -147,7 +169,11 @@ class Story:
         self._close()
         if fails:
             self.letters += 1
-            return [self._tell(self._fact(Kind.STUCK, event, handler, began, undo=name, note="jammed", detail="Trace"))]
+            return [
+                self._tell(
+                    self._fact(Kind.STUCK, event, handler, began, undo=name, note="jammed", detail="Trace")
+                )
+            ]
         self.undone[handler] += 1
         told = [self._tell(self._fact(Kind.UNDONE, event, handler, began, undo=name))]
         for position, event_type in enumerate(emits):
@@ -168,12 +194,20 @@ class Story:
         return began
 
     def _fact(
-        self, kind: Kind, event: Fact, handler: str, began: int, *, undo: str = "", note: str = "", detail: str = ""
+        self,
+        kind: Kind,
+        event: Fact,
+        handler: str,
+        began: int,
+        *,
+        undo: str = "",
+        note: str = "",
+        detail: str = "",
     ) -> Fact:
         participant, _, step = handler.partition("/")
         return Fact(
-            f"{kind}:{handler}:{event.id}", kind, self._clock(handler), event.type, event.id, participant, step,
-            undo, began, saga_type=self.saga_type, note=note, detail=detail,
+            f"{kind}:{handler}:{event.id}", kind, self._clock(handler), event.type, event.id, participant,
+            step, undo, began, saga_type=self.saga_type, note=note, detail=detail,
         )  # fmt: skip
 
     def _event(
@@ -183,7 +217,8 @@ class Story:
         participant, _, step = handler.partition("/")
         return Fact(
             derive_id(event.id, participant, step, undo, str(position)), Kind.EVENT, self._clock(handler),
-            event_type, event.id, participant, step, undo, began, saga_type=self.saga_type, back=back, ledger=ledger,
+            event_type, event.id, participant, step, undo, began, saga_type=self.saga_type, back=back,
+            ledger=ledger,
         )  # fmt: skip
 
     def _tell(self, fact: Fact) -> Fact:
@@ -242,7 +277,15 @@ class Story:
 
     def _close(self) -> None:
         if self.state is State.COMPENSATING and all(row.failed for row in self.ledger.values()):
-            self._turn(State.FAILED if self.ledger else State.COMPENSATED)
+            self._turn(State.FAILED if self.ledger or self.spoiled else State.COMPENSATED)
+
+    def _lose(self, event: Fact) -> None:
+        """A delivery becomes a dead letter. On the way back that spoils the compensation."""
+        self.letters += 1
+        if event.back:
+            self.spoiled = self.spoiled or self.unwinds
+            if self.state is State.COMPENSATED:
+                self._turn(State.FAILED)
 
 
 HANDLERS = ("payments/charge", "inventory/reserve", "shipping/send", "orders/mark")
@@ -253,7 +296,7 @@ ENDS = {"Shipped": State.COMPLETED, "Declined": State.COMPENSATING}
 
 @st.composite
 def stories(draw: st.DrawFn, *, longest: int = 14) -> Story:
-    """Sagas of any shape: chains, branches, joins that wait, aborts, dead letters, undos, clocks that differ."""
+    """Sagas of any shape: chains, branches, joins, aborts, retries, dead letters, undos, skewed clocks."""
     clocks = st.sampled_from((0, 0, 0, -40, 25))
     story = Story(skew={handler.partition("/")[0]: draw(clocks) for handler in HANDLERS})
     story.begin()
@@ -270,10 +313,13 @@ def _go_on(story: Story, action: int, which: int) -> None:
     if story.asked and action % 2:
         entry = story.asked[which % len(story.asked)]
         name = UNDOES[entry.partition(":")[0]]
+        if which % 7 == 6:
+            cause = next(event for event in story.events if entry.endswith(f":{event.id}"))
+            story.retry(cause, entry.partition(":")[0], 1, undo=name)
         story.undo(entry, name, ["Refunded"] * (which % 3 == 0), worked=which % 4, fails=which % 5 == 4)
         return
     if action == 60:
-        story.refuse(f"stream:{which}")
+        story.refuse(f"stream:{len(story.facts)}")
     if action == 62 and story.state is State.RUNNING:
         story.order()
     open_work = [
@@ -286,6 +332,8 @@ def _go_on(story: Story, action: int, which: int) -> None:
         return
     event, handler = open_work[which % len(open_work)]
     undoable = handler in UNDOES
+    for attempt in range(which % 3 if action % 8 == 7 else 0):
+        story.retry(event, handler, attempt + 1)
     # A saga does not end while a step that has an undo is under way.
     if story.unwinds and not event.back and (action % 4 < 3 or (undoable and story.state.ended)):
         story.skip(event, handler)
@@ -302,11 +350,12 @@ def _go_on(story: Story, action: int, which: int) -> None:
 
 
 def entry_of(fact: Fact, saga_id: str) -> dict[bytes, bytes]:
-    """The entry that tells a fact: of a topic if it is an event, else of the journal. As the gate writes it."""
+    """The entry that tells a fact, as the gate writes it: of a topic if it is an event, else a journal's."""
     shared = {
         "id": fact.id, "subject": saga_id, "time": str(fact.time), "type": fact.type, "cause": fact.cause,
         "began": str(fact.began or ""), "state": fact.state, "seq": str(fact.seq or ""),
-        "sagatype": fact.saga_type, "asks": " ".join(fact.asks),
+        "sagatype": fact.saga_type, "asks": " ".join(fact.asks), "attempt": str(fact.attempt or ""),
+        "due": str(fact.due or ""),
     }  # fmt: skip
     if fact.kind is Kind.EVENT:
         source = "/".join(filter(None, (fact.participant, fact.step, fact.undo)))

@@ -116,7 +116,12 @@ def translated() -> Iterator[None]:
     try:
         yield
     except (exceptions.RedisError, OSError, AttributeError, UnicodeError) as error:
+        _raise_if_cancelled(task, before)
         raise translate(error) from error
+    _raise_if_cancelled(task, before)
+
+
+def _raise_if_cancelled(task: asyncio.Task[Any] | None, before: int) -> None:
     # asyncio.wait_for of Python 3.11, which the client library uses, swallows a cancellation that comes
     # when it has just got what it waited for. Cancel scopes deliver theirs again by themselves.
     if task and task.cancelling() > before and anyio.current_effective_deadline() != -math.inf:

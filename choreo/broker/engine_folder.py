@@ -120,6 +120,7 @@ def last_owner(file: IO[bytes]) -> Owner | None:
 
 
 def write_owner(file: IO[bytes], owner: Owner) -> None:
+    """Say in ``engine.lock``, which this process holds, who owns the engine."""
     file.truncate(0)
     file.write(msgspec.json.encode(owner))
     file.flush()

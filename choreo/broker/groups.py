@@ -92,8 +92,9 @@ class Groups:
 
     async def overdue(
         self, identity: Identity, streams: Sequence[str], lease: int, count: int
-    ) -> dict[str, list[str]]:
-        """Entries of each stream whose lease (ms) has run out, whoever holds them."""
+    ) -> dict[str, list[tuple[str, int]]]:
+        """Entries of each stream whose lease (ms) has run out, whoever holds them, and how often each
+        was delivered."""
         commands = [
             ("XPENDING", stream, identity.participant, "IDLE", lease, "-", "+", count) for stream in streams
         ]
@@ -101,7 +102,7 @@ class Groups:
         found = {}
         for stream, answer in zip(streams, answers, strict=True):
             if not isinstance(answer, Exception) and answer:
-                found[stream] = [row[0].decode() for row in answer]
+                found[stream] = [(row[0].decode(), row[3]) for row in answer]
         return found
 
     async def claim(

@@ -5,15 +5,12 @@ So `choreo --help` loads neither redis nor rich nor yaml.
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import click
 
 from choreo.cli.durations import parse_duration
 from choreo.cli.settings import Settings, shared_options
-
-if TYPE_CHECKING:
-    from choreo.cli.running import Crew
 
 #: The states of a saga, as :class:`choreo.model.saga.State` has them; a test compares the two.
 STATES = ("running", "completed", "compensating", "compensated", "failed", "resolved")
@@ -66,19 +63,26 @@ def run(context: click.Context) -> None:
     "--concurrency", type=click.IntRange(1, 100_000), default=100, show_default=True,
     help="Deliveries in hand at once, per process.",
 )  # fmt: skip
+@click.option(
+    "--lease", type=parse_duration, default="10s", show_default=True, metavar="TIME",
+    help="After this long without a sign of life, others take over what a worker holds.",
+)  # fmt: skip
+@click.option(
+    "--grace", type=parse_duration, default="30s", show_default=True, metavar="TIME",
+    help="How long a stopping worker lets handlers finish.",
+)  # fmt: skip
 @click.option("--lifeline", type=int, hidden=True)
 @shared_options
-def run_participant(
-    settings: Settings, name: str, workers: int, concurrency: int, lifeline: int | None
-) -> int:
+def run_participant(settings: Settings, name: str, workers: int, lifeline: int | None, **how: Any) -> int:
     """Run a participant, by its name in streams.yaml or as module:attribute.
 
     Modules are imported from the folder of streams.yaml. SIGTERM or Ctrl-C stops: handlers under way
     are finished, what is left is handed over. A second signal stops at once.
     """
     from choreo.cli import running
+    from choreo.runtime.worker import WorkerOptions
 
-    crew: Crew = running.Crew(name, workers=workers, concurrency=concurrency, lifeline=lifeline)
+    crew = running.Crew(name, workers, WorkerOptions(**how), lifeline)
     return running.run_participant(settings, crew)
 
 

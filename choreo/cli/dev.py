@@ -15,12 +15,13 @@ from rich.text import Text
 
 from choreo.broker.address import engine_folder, given_url
 from choreo.broker.broker import Broker
+from choreo.broker.connection import public_url
 from choreo.broker.engine import Engine
 from choreo.cli import failures, logs, serving
 from choreo.cli.loading import load_all
 from choreo.cli.output import show
 from choreo.cli.payload import event_class, example
-from choreo.cli.session import naming_server, public_name, run_async
+from choreo.cli.session import naming_server, run_async
 from choreo.cli.settings import Settings
 from choreo.cli.text import clean
 from choreo.errors import BrokerUnavailable, ConfigurationError
@@ -90,7 +91,7 @@ async def _watch(engine: Engine) -> None:
 
 
 async def _serve(dev: Development, orders: serving.Orders, url: str, kind: str = "") -> None:
-    server = public_name(url) + kind
+    server = public_url(url) + kind
     with naming_server(url):
         async with AsyncExitStack() as open_brokers:
             brokers = [

@@ -1,13 +1,10 @@
-"""Spans of time, as people write and read them."""
+"""Spans of time, as the command line takes and shows them."""
 
 from __future__ import annotations
 
-import re
-
 import click
 
-_SECONDS = {"ms": 0.001, "s": 1.0, "m": 60.0, "h": 3600.0, "d": 86400.0}
-_WRITTEN = re.compile(r"([0-9]{1,9}(?:\.[0-9]{1,6})?)\s*(ms|s|m|h|d)?", re.ASCII)
+from choreo.wire import durations
 
 
 def parse_duration(text: str) -> float:
@@ -16,10 +13,10 @@ def parse_duration(text: str) -> float:
     Raises:
         click.BadParameter: if it is nothing of the kind.
     """
-    written = _WRITTEN.fullmatch(text.strip())
-    if written is None:
-        raise click.BadParameter(f"{text!r} is not a span of time; write 200ms, 30s, 5m, 1h or 7d")
-    return float(written[1]) * _SECONDS[written[2] or "s"]
+    try:
+        return durations.parse_duration(text)
+    except ValueError as error:
+        raise click.BadParameter(str(error)) from None
 
 
 def format_age(milliseconds: int) -> str:

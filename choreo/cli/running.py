@@ -6,7 +6,7 @@ import logging
 import os
 import sys
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import partial
 
 import anyio
@@ -35,8 +35,8 @@ class Crew:
     """Its name in streams.yaml, or ``module:attribute``."""
     workers: int = 1
     """Processes."""
-    concurrency: int = 100
-    """Deliveries in hand at once, per process."""
+    options: WorkerOptions = field(default_factory=WorkerOptions)
+    """How each of them works."""
     lifeline: int | None = None
     """In a process that has a supervisor: the pipe by which it learns that the supervisor was killed."""
 
@@ -80,7 +80,7 @@ def find_spec(topology: Topology, name: str) -> str:
 
 async def _work(topology: Topology, url: str, participant: Participant, crew: Crew) -> int:
     def make_worker(broker: Broker) -> Worker:
-        return Worker(participant, topology, broker, options=WorkerOptions(concurrency=crew.concurrency))
+        return Worker(participant, topology, broker, options=crew.options)
 
     return await _serve_one(topology, url, make_worker, crew.lifeline)
 
@@ -106,7 +106,8 @@ async def _rehearse(topology: Topology, url: str, participant: Participant) -> N
 def _worker_command(settings: Settings, crew: Crew) -> list[str]:
     return [
         sys.executable, "-m", "choreo.cli", "run", "participant", crew.name,
-        "--concurrency", str(crew.concurrency), *["-v"] * settings.verbose,
+        "--concurrency", str(crew.options.concurrency), "--lease", f"{crew.options.lease:.3f}s",
+        "--grace", f"{crew.options.grace:.3f}s", *["-v"] * settings.verbose,
     ]  # fmt: skip
 
 

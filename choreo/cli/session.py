@@ -14,7 +14,7 @@ from choreo.broker.connection import public_url
 from choreo.choreography import Choreography
 from choreo.cli import logs
 from choreo.cli.settings import Settings
-from choreo.errors import BrokerUnavailable, ConfigurationError
+from choreo.errors import BrokerUnavailable
 from choreo.wire.streams_yaml import load
 from choreo.wire.topology import Topology
 
@@ -48,22 +48,10 @@ async def open_choreography(
             yield choreo
 
 
-def public_name(url: str) -> str:
-    """The server's URL without its password.
-
-    Raises:
-        ConfigurationError: if it cannot be taken apart, and so not be shown.
-    """
-    try:
-        return public_url(url)
-    except ValueError as error:
-        raise ConfigurationError(f"the server's URL is none: {error}") from None
-
-
 @contextmanager
 def naming_server(url: str) -> Iterator[None]:
     """Let the message of a :class:`BrokerUnavailable` of the block name the server, without its password."""
-    name = public_name(url)
+    name = public_url(url)
     try:
         yield
     except* BrokerUnavailable as group:

@@ -65,6 +65,9 @@ class EventNode(msgspec.Struct, omit_defaults=True):
     """Whether it belongs to the way back."""
     state: str = ""
     """The state into which it brought the saga."""
+    cause: str = ""
+    """At the top of the tree: the event that led to it, if one did. It is not known, or the way there is
+    so long that the tree begins anew here."""
     reactions: list[Reaction] = []
 
 
@@ -102,6 +105,9 @@ class Trace(msgspec.Struct, omit_defaults=True):
     awaits: list[Awaited] = []
 
 
+#: Events that may hang below each other. JSON that nests deeper can be neither written nor read.
+MAX_DEPTH = 100
+
 #: Event type -> the (participant, step) that react to it.
 Listeners = Mapping[str, Sequence[tuple[str, str]]]
 
@@ -118,12 +124,17 @@ def build_trace(view: View, facts: Sequence[Fact], listeners: Listeners) -> Trac
     events = [fact for fact in facts if fact.kind is Kind.EVENT]
     circular = _circular({fact.id: fact.cause for fact in events})
     roots = []
+    depths: dict[str, int] = {}
     for fact in events:
         reaction = reactions.get(_key(fact))
-        if reaction is None or fact.cause not in nodes or fact.id in circular:
+        depth = depths.get(fact.cause, 0) + 1
+        if reaction is None or fact.cause not in nodes or fact.id in circular or depth > MAX_DEPTH:
+            nodes[fact.id].cause = fact.cause
             roots.append(nodes[fact.id])
+            depth = 0
         else:
             reaction.emitted.append(nodes[fact.id])
+        depths[fact.id] = depth
     incidents = [_incident(fact, start) for fact in facts if fact.kind in (Kind.ORDERED, Kind.REFUSED)]
     return Trace(view, roots, incidents, list(_awaited(view, facts, nodes, listeners)))
 
@@ -216,8 +227,9 @@ def _awaited(
 ) -> Iterable[Awaited]:
     for name in view.undoing:
         yield Awaited("undo", handler=name, since=view.updated)
-    reacted = {(fact.participant, fact.step, fact.cause) for fact in facts if not fact.undo}
-    fired = {(fact.participant, fact.step) for fact in facts if fact.step and fact.kind is not Kind.WAITING}
+    settled = [fact for fact in facts if not fact.undo and fact.kind is not Kind.RETRYING]
+    reacted = {(fact.participant, fact.step, fact.cause) for fact in settled}
+    fired = {(fact.participant, fact.step) for fact in settled if fact.step and fact.kind is not Kind.WAITING}
     for fact in facts:
         if fact.kind is Kind.WAITING and (fact.participant, fact.step) not in fired and not view.status.ended:
             for missing in fact.note.split():

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import math
 from collections import deque
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -55,7 +56,17 @@ class Committer:
         """
         waiting = _Waiting(decision, asyncio.get_running_loop().create_future())
         self._queue([waiting])
-        return await waiting.answer
+        while True:
+            try:
+                return await asyncio.shield(waiting.answer)
+            except asyncio.CancelledError:
+                if anyio.current_effective_deadline() == -math.inf or waiting.answer.cancelled():
+                    waiting.answer.cancel()
+                    raise
+                # A handler has cancelled its own task, and only now it comes: that is not for us.
+                task = asyncio.current_task()
+                if task is not None:
+                    task.uncancel()
 
     async def run(self) -> None:
         """Send batches until cancelled; a batch that is under way then is still finished."""

@@ -136,7 +136,7 @@ class Handling:
                 emissions=self.draft.emissions(head, emitted, head.step),
             )  # fmt: skip
         except Abort as abort:
-            return self.draft.aborted(head, bench, envelopes, text_of(abort.reason) or "aborted")
+            return self.draft.aborted(head, bench, envelopes, _reason_of(abort))
         except Exception as error:
             note, detail = describe(error)
             retry = self.draft.retry(head, bench, envelopes, error)
@@ -220,3 +220,10 @@ class Handling:
 def _poisonous(delivery: Delivery) -> str:
     times = delivery.deliveries - 1
     return f"delivered {times} times without an outcome; it seems to kill the worker that handles it"
+
+
+def _reason_of(abort: Abort) -> str:
+    try:
+        return text_of(abort.reason) or "aborted"
+    except Exception:  # subclasses may make anything of it
+        return "aborted (its reason cannot be read)"

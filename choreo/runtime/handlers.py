@@ -126,7 +126,9 @@ async def _within(seconds: float | None, call: Awaitable[Any]) -> Any:
             raise RuntimeError("the handler was cancelled from within") from error
         except (Exception, KeyboardInterrupt):
             raise
-        except BaseException as error:  # sys.exit(), a panic of an extension module
+        except SystemExit as error:
+            raise RuntimeError(f"the handler called sys.exit({error.code!r})") from error
+        except BaseException as error:  # a panic of an extension module
             raise RuntimeError(f"the handler raised {describe(error)[0]}") from error
     raise TimeoutError(f"took longer than {seconds:g} s")
 

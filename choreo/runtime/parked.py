@@ -8,7 +8,6 @@ from typing import Final
 
 import msgspec
 
-from choreo.errors import BrokerError
 from choreo.model.policy import Retry
 from choreo.wire.envelope import Envelope
 
@@ -30,7 +29,7 @@ class Parked(msgspec.Struct, frozen=True, array_like=True):
         return msgspec.msgpack.encode(self)
 
 
-class NoWork(BrokerError):
+class NoWork(Exception):
     """An inbox entry makes no sense; somebody else has written into the inbox."""
 
 

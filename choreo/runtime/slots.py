@@ -9,6 +9,9 @@ import anyio
 
 from choreo.broker.groups import Delivery
 
+#: A delivery that has outlived so many workers may be what kills them.
+SUSPECT = 3
+
 
 class Slots:
     """Counts deliveries in hand. No more than ``limit`` handlers run at once."""
@@ -24,6 +27,11 @@ class Slots:
     def free(self) -> int:
         """How many more deliveries may be taken."""
         return max(0, self._limit - len(self._held))
+
+    @property
+    def suspects(self) -> int:
+        """How many deliveries are in hand that have outlived several workers."""
+        return sum(each.deliveries > SUSPECT for each in self._held.values())
 
     def holds(self, stream: str, entry: str) -> bool:
         """Whether this delivery is in hand."""

@@ -14,6 +14,9 @@ from hypothesis import strategies as st
 
 from choreo.broker.gate import Verdict
 
+AT_THE_END = 98
+NEVER = 99
+
 
 class Outcome(StrEnum):
     """What a step comes to."""
@@ -78,7 +81,7 @@ class Choreography:
     steps: tuple[Plan, ...]
     all_ends: bool
     ordered_after: int
-    """After so many decisions an operator may unwind the saga."""
+    """After so many decisions an operator may unwind the saga; ``AT_THE_END``: when nothing else is left."""
 
     @property
     def ends_needed(self) -> int:
@@ -89,26 +92,28 @@ class Choreography:
 def choreographies(draw: st.DrawFn) -> Choreography:
     """Random choreographies without cycles: chains, branches, joins, reactions to aborts and to undos."""
     forward, back, steps = ["E0"], [], []
-    size = draw(st.integers(3, 8))
+    size = draw(st.integers(4, 8))
+    # Most steps succeed and can be undone, or little would happen.
+    special = draw(st.sets(st.integers(1, size), max_size=1)) | {size}
     for number in range(1, size + 1):
         on = _inputs(draw, forward, back)
-        # Most steps succeed and can be undone, or little would happen.
-        outcome = draw(st.sampled_from([*Outcome] if number == size else [Outcome.KEEPS] * 24 + [*Outcome]))
-        undoable, emits, fails = draw(_often(5)), draw(st.booleans()), not draw(_often(9))
+        outcome = draw(st.sampled_from([*Outcome])) if number in special else Outcome.KEEPS
+        undoable, emits, fails = draw(_often(5)), draw(st.booleans()), not draw(_often(11))
         copies = draw(st.sampled_from([1] * 8 + [2, 2, 0]))
         plan = Plan(number, on, outcome, undoable, copies, emits, fails)
         steps.append(plan)
         (back if on[0] in back or outcome is Outcome.REFUSES else forward).append(plan.emits)
         if undoable and emits:
             back.append(f"R{number}")
-    return Choreography(tuple(steps), draw(st.booleans()), draw(st.sampled_from([2, 4, 6, 8, 10, 99, 99])))
+    ordered_after = draw(st.sampled_from([3, 6, 9, *[AT_THE_END] * 5, NEVER]))
+    return Choreography(tuple(steps), draw(st.booleans()), ordered_after)
 
 
 def _inputs(draw: st.DrawFn, forward: list[str], back: list[str]) -> tuple[str, ...]:
-    if len(forward) > 2 and not draw(_often(3)):
+    if len(forward) > 2 and not draw(_often(2)):
         return tuple(draw(st.lists(st.sampled_from(forward), min_size=2, max_size=3, unique=True)))
-    # The later ones more often, so that chains become long.
-    return (draw(st.sampled_from([*forward, *forward[-2:], *forward[-2:], *back])),)
+    # Some more often than others, so that there are long chains and wide branches.
+    return (draw(st.sampled_from([*forward, *forward[1:3], *forward[-2:], *back])),)
 
 
 def _often(times: int) -> st.SearchStrategy[bool]:

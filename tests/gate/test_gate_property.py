@@ -10,7 +10,7 @@ from dataclasses import dataclass, field, replace
 import fakeredis
 import pytest
 from gate_kit import Desk, Worker, aborted, begin, begin_undo, dead, done, doubtful, stuck, undone
-from gate_model import Choreography, Model, Outcome, Plan, Published, choreographies
+from gate_model import AT_THE_END, Choreography, Model, Outcome, Plan, Published, choreographies
 from hypothesis import HealthCheck, Phase, event, given, settings
 from hypothesis import strategies as st
 
@@ -69,7 +69,8 @@ class Play:
         for held in self.held:
             actions.append(lambda held=held: self._move(held))
         if not actions:
-            return []
+            ordered = self.plan.ordered_after == AT_THE_END and self.model.state == "running"
+            return [self._order] if ordered else []
         if self.crashes[self.model.state]:
             actions += [lambda held=held: self._crash(held) for held in self.held]
         actions += [lambda zombie=zombie: self._wake(zombie) for zombie in self.zombies]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import random
 from collections.abc import Iterable
+from itertools import pairwise
 
 import msgspec
 from hypothesis import given
@@ -57,7 +58,7 @@ def test_splitting_does_not_show(story: Story, chance: random.Random, cuts: list
     chance.shuffle(arrived)
     edges = [0, *sorted(cut % (len(arrived) + 1) for cut in cuts), len(arrived)]
     known: dict[str, Fact] = {}
-    for start, end in zip(edges, edges[1:], strict=False):
+    for start, end in pairwise(edges):
         known = timeline(decode_fact(encode_fact(fact)) for fact in known.values())
         for fact in arrived[start:end]:
             add(known, fact)
@@ -71,8 +72,10 @@ def test_the_order_of_facts_is_one(story: Story, chance: random.Random) -> None:
     assert in_order(timeline(arrived)) == in_order(story.facts)
 
 
-@given(st.lists(st.builds(Fact, st.just("same"), st.sampled_from(Kind), st.integers(0, 3), st.sampled_from("AB")),
-                min_size=1), st.randoms(use_true_random=False))  # fmt: skip
+namesakes = st.builds(Fact, st.just("same"), st.sampled_from(Kind), st.integers(0, 3), st.sampled_from("AB"))
+
+
+@given(st.lists(namesakes, min_size=1), st.randoms(use_true_random=False))
 def test_different_facts_of_one_id_are_settled_alike(facts: list[Fact], chance: random.Random) -> None:
     """If a producer gave one id to different events, every order of arrival keeps the same one."""
     shuffled = chance.sample(facts, len(facts))
@@ -113,12 +116,13 @@ def test_a_view_agrees_with_what_happened(story: Story) -> None:
     assert view.undone == dict(story.undone)
     assert view.events == len(story.events)
     assert view.dead_letters == story.letters
+    assert view.retries == story.retries
     assert view.undoing == sorted(entry.partition(":")[0] for entry in story.asked)
 
 
 @given(stories())
 def test_the_times_of_a_view_span_its_facts(story: Story) -> None:
-    """A view begins no later than its earliest fact and was updated by its latest; it is over once it has ended."""
+    """A view spans its facts; it is over once the saga has ended."""
     view = view_of(story.facts)
     assert view.started <= min(fact.time for fact in story.facts)
     assert view.updated == max(fact.time for fact in story.facts)
@@ -204,7 +208,7 @@ def test_a_failed_undo_leaves_the_saga_failed() -> None:
 
 
 def test_a_step_that_ran_for_several_events_is_counted_each_time() -> None:
-    """`done` and `undone` count effects, not facts: two emitted events are one, two handled events are two."""
+    """`done` counts effects, not facts: two emitted events are one, two handled events are two."""
     story = Story()
     placed = story.begin()
     first, second = story.step(placed, "payments/charge", ["Paid", "Reserved"])
@@ -237,5 +241,5 @@ def test_sagas_change_state_only_as_the_table_says(story: Story) -> None:
     """The states that a saga's facts tell of follow one another as the table allows."""
     turns = [State(fact.state) for fact in sorted(story.facts, key=lambda fact: fact.seq) if fact.state]
     for before, after in zip([State.RUNNING, *turns], turns, strict=False):
-        skipped_through = TRANSITIONS[State.COMPENSATING] if before is State.RUNNING else {}
-        assert after in TRANSITIONS[before] or after in skipped_through
+        # One commit may turn a saga twice, if there is nothing to undo; its fact tells of the last turn.
+        assert after in TRANSITIONS[before] or any(after in TRANSITIONS[each] for each in TRANSITIONS[before])

@@ -90,7 +90,9 @@ def test_what_the_annotation_allows_is_taken(
         (one_or_several, Declined(), "its annotation allows one or several of Paid or nothing"),
     ],
 )
-def test_anything_else_is_an_error_that_says_where(handler: Callable[..., Any], returned: Any, why: str) -> None:
+def test_anything_else_is_an_error_that_says_where(
+    handler: Callable[..., Any], returned: Any, why: str
+) -> None:
     """What the annotation does not allow is refused, with the handler, its place and what is allowed."""
     with pytest.raises(ContractError) as caught:
         judge(handler, returned)

@@ -56,7 +56,9 @@ def draw(trace: Trace) -> list[str]:
 
     def reaction(each: Reaction, depth: int) -> None:
         name = f"{each.step}/{each.undo} #{each.order}" if each.undo else each.step
-        lines.append("  " * depth + f"{each.participant}/{name} {each.outcome}" + (f": {each.note}" * bool(each.note)))
+        lines.append(
+            "  " * depth + f"{each.participant}/{name} {each.outcome}" + (f": {each.note}" * bool(each.note))
+        )
         for node in each.emitted:
             event(node, depth + 1)
         for undo in each.undone_by:
@@ -71,7 +73,7 @@ def draw(trace: Trace) -> list[str]:
 
 
 def test_a_chain_hangs_below_its_start() -> None:
-    """Each event hangs below the step that emitted it, with the time since the start and the times it took."""
+    """Each event hangs below the step that emitted it, with the times that it waited and took."""
     story = Story()
     placed = story.begin()
     story.wait(20)
@@ -175,6 +177,36 @@ def test_the_way_back_shows_its_order() -> None:
     refund = charge.undone_by[0]
     assert (refund.waited_ms, refund.worked_ms) == (4, 3), "since it was asked for, not since the event"
     assert refund.emitted[0].back
+
+
+def test_failed_attempts_stand_with_their_step() -> None:
+    """Attempts that another one followed are listed with error and due time; the last is the outcome."""
+    story = Story()
+    placed = story.begin()
+    story.wait(10)
+    story.retry(placed, "payments/charge", 1, "bank busy")
+    story.wait(200)
+    story.retry(placed, "payments/charge", 2, "bank closed")
+    story.wait(200)
+    story.step(placed, "payments/charge", ["Paid"], worked=5)
+    trace = trace_of(story.facts)
+    assert draw(trace) == ["Placed", "  payments/charge event", "    Paid"]
+    charge = trace.events[0].reactions[0]
+    assert [(each.number, each.note, each.due - each.ended) for each in charge.failed] == [
+        (1, "bank busy", 200), (2, "bank closed", 200),
+    ]  # fmt: skip
+    assert charge.worked_ms == 5, "of the last attempt"
+    assert trace.saga.retries == 2
+
+
+def test_a_step_between_attempts_is_awaited() -> None:
+    """A saga whose step waits for its next attempt says that it waits for that step."""
+    story = Story()
+    placed = story.begin()
+    story.retry(placed, "payments/charge", 1, "bank busy")
+    trace = trace_of(story.facts, {"Placed": [("payments", "charge")]})
+    assert draw(trace) == ["Placed", "  payments/charge retrying"]
+    assert [(each.what, each.handler) for each in trace.awaits] == [("step", "payments/charge")]
 
 
 def test_what_went_wrong_stands_where_it_happened() -> None:
@@ -314,8 +346,13 @@ def test_an_event_whose_cause_is_unknown_begins_a_tree_of_its_own() -> None:
     assert [node.source for node in trace.events] == ["client", "payments/charge", "a script"]
 
 
-@given(st.lists(st.tuples(st.sampled_from("abcdef"), st.sampled_from("abcdefx"), st.sampled_from(("", "s", "t")),
-                          st.sampled_from(("", "u"))), min_size=1, unique_by=lambda row: row[0]))  # fmt: skip
+#: What foreign events may claim: id, cause, step and undo.
+claims = st.tuples(
+    *map(st.sampled_from, ("abcdef", "abcdefx", ("", "s", "t"), ("", "u"))),
+)
+
+
+@given(st.lists(claims, min_size=1, unique_by=lambda row: row[0]))
 def test_causes_that_run_in_circles_lose_no_event(rows: list[tuple[str, str, str, str]]) -> None:
     """Hostile events that name themselves or one another as cause all stand in the tree, once each."""
     facts = [
@@ -324,6 +361,15 @@ def test_causes_that_run_in_circles_lose_no_event(rows: list[tuple[str, str, str
     ]
     trace = trace_of(facts)
     msgspec.json.encode(trace)
+    assert sorted(node.id for node in events_of(trace)) == sorted(fact.id for fact in facts)
+
+
+def test_a_long_chain_can_be_written() -> None:
+    """A saga of thousands of events in a row has a trace that can be written as JSON and read back."""
+    facts = [Fact("e0", Kind.EVENT, 0, "Ticked")]
+    for number in range(1, 3_000):
+        facts.append(Fact(f"e{number}", Kind.EVENT, number, "Ticked", f"e{number - 1}", "clock", "tick"))
+    trace = msgspec.json.decode(msgspec.json.encode(trace_of(facts)), type=Trace)
     assert sorted(node.id for node in events_of(trace)) == sorted(fact.id for fact in facts)
 
 
@@ -350,7 +396,9 @@ def test_the_json_of_a_trace_is_stable() -> None:
             "id": "saga-1", "type": "order", "status": "compensated", "current": "payments/charge",
             "started": 1000, "updated": 1011, "completed": 1011, "events": 1, "dead_letters": 1,
             "undone": {"payments/charge": 1}, "reason": "payments/charge: boom",
-            "last_error": {"step": "payments/charge", "time": 1005, "message": "boom", "traceback": "Traceback: boom"},
+            "last_error": {
+                "step": "payments/charge", "time": 1005, "message": "boom", "traceback": "Traceback: boom",
+            },
         },
         "events": [
             {

@@ -98,7 +98,10 @@ UNDO_ARITY = "an undo of charge_card takes the step's 1 and, after them, its res
         (undo_with_result_unannotated, "parameter 'paid' needs an annotation"),
         (undo_with_result_none, "parameter 'paid' takes no event, so nothing would ever be undone"),
         (undo_without_none, "parameter 'paid' must also allow None"),
-        (undo_of_foreign_result, "'declined' takes Declined, which charge_card never returns; it returns Paid"),
+        (
+            undo_of_foreign_result,
+            "'declined' takes Declined, which charge_card never returns; it returns Paid",
+        ),
         (undo_of_some_foreign_result, "parameter 'paid' takes Refunded, which charge_card never returns"),
         (undo_of_several, "parameter 'paid' takes several events; charge_card returns one"),
         (undo_of_text, "parameter 'paid' holds <class 'str'>, which is not an event type"),
@@ -139,6 +142,7 @@ def test_an_undo_takes_results_in_the_form_in_which_the_step_returns_them() -> N
 
 def test_a_step_has_one_undo() -> None:
     """A second undo is refused and names the first."""
+
     def charge(placed: Placed) -> None: ...
 
     step = Participant("payments").on(Placed)(charge)

@@ -275,21 +275,9 @@ def test_server_urls_that_are_taken(url: str) -> None:
 @pytest.mark.parametrize(
     "url",
     [
-        "hunter2",
-        "hunter2:6379",
-        "http://:hunter2@h",
-        "unix://",
-        "unix:/hunter2",
-        "redis:hunter2",
-        "[hunter2]",
-        "redis://:hunter2@h:port",
-        "redis://:hunter2@[::1",
-        "redis://h/hunter2",
-        "redis://h ost:hunter2@h",
-        '"redis://:hunter2@h\\e"',
-        "REDIS://:hunter2@h",
-        "{hunter2: 1}",
-        "",
+        *("hunter2", "hunter2:6379", "http://:hunter2@h", "unix://", "unix:/hunter2", "redis:hunter2"),
+        *("redis://:hunter2@h:port", "redis://:hunter2@[::1", "redis://h/hunter2", "REDIS://:hunter2@h"),
+        *("redis://h ost:hunter2@h", '"redis://:hunter2@h\\e"', "{hunter2: 1}", "[hunter2]", ""),
     ],
 )
 def test_server_urls_that_are_not_taken_are_not_shown(url: str) -> None:

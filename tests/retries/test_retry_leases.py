@@ -1,0 +1,184 @@
+"""Leases: what a worker holds is its own as long as it shows signs of life, and no longer."""
+
+from __future__ import annotations
+
+import asyncio
+import threading
+import time
+from collections.abc import Callable, Coroutine, Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import anyio
+import pytest
+from retry_kit import PATIENCE, Placed, Shipped, Stage, until
+
+from choreo import Abort, Context, Participant
+from choreo.broker.broker import Broker
+
+pytestmark = pytest.mark.anyio
+
+LEASE = 0.3
+
+
+@pytest.mark.parametrize("sync", [False, True], ids=["async", "sync"])
+async def test_a_handler_that_takes_longer_than_the_lease(stage: Stage, sync: bool) -> None:
+    """Heartbeats keep the lease: it runs once, though this worker and another look for what was lost."""
+    runs: list[str] = []
+    payments = Participant("payments")
+
+    if sync:
+
+        @payments.on(Placed)
+        def charge(placed: Placed, ctx: Context) -> Shipped:
+            runs.append(ctx.saga_id)
+            time.sleep(3 * LEASE)
+            return Shipped()
+    else:
+
+        @payments.on(Placed)
+        async def charge(placed: Placed, ctx: Context) -> Shipped:
+            runs.append(ctx.saga_id)
+            await anyio.sleep(3 * LEASE)
+            return Shipped()
+
+    async with stage.playing(payments, payments, lease=LEASE) as choreo:
+        await choreo.start(Placed(), saga_id="s1")
+        assert (await choreo.wait("s1", timeout=20)).status == "completed"
+        await until(stage.is_settled, "nothing to be in anybody's hands")
+    assert runs == ["s1"]
+
+
+async def test_what_waits_for_its_turn_keeps_its_lease(stage: Stage) -> None:
+    """With one slot per worker and handlers of half a lease, nothing is delivered twice."""
+    runs: list[str] = []
+    payments = Participant("payments")
+
+    @payments.on(Placed)
+    async def charge(placed: Placed, ctx: Context) -> Shipped:
+        runs.append(ctx.saga_id)
+        await anyio.sleep(LEASE / 2)
+        return Shipped()
+
+    sagas = [f"s{number}" for number in range(6)]
+    async with stage.playing(payments, payments, lease=LEASE, concurrency=1) as choreo:
+        for saga in sagas:
+            await choreo.start(Placed(), saga_id=saga)
+        for saga in sagas:
+            assert (await choreo.wait(saga, timeout=20)).status == "completed"
+    assert sorted(runs) == sagas
+
+
+async def test_a_worker_that_died(stage: Stage) -> None:
+    """Without a goodbye, its delivery is run by another one when the lease has run out."""
+    runs: list[int] = []
+    payments = Participant("payments")
+
+    @payments.on(Placed)
+    async def charge(placed: Placed, ctx: Context) -> Shipped:
+        runs.append(ctx.attempt)
+        if len(runs) == 1:
+            await anyio.sleep_forever()
+        return Shipped()
+
+    async with stage.playing(payments, lease=LEASE) as choreo:
+        await choreo.start(Placed(), saga_id="s1")
+        await until(lambda: runs, "the first worker to run it")
+    async with stage.playing(payments, lease=LEASE) as choreo:
+        assert (await choreo.wait("s1", timeout=20)).status == "completed"
+    # The same attempt once more: nobody knows whether it took effect.
+    assert runs == [1, 1]
+
+
+# -- frozen workers ----------------------------------------------------------------------------------
+
+
+@contextmanager
+def elsewhere(work: Callable[[], Coroutine[Any, Any, None]]) -> Iterator[None]:
+    """Run ``work`` in a thread and an event loop of its own, until the block ends."""
+    started: list[tuple[asyncio.AbstractEventLoop, asyncio.Task[Any]]] = []
+    ready = threading.Event()
+
+    async def run() -> None:
+        task = asyncio.ensure_future(work())
+        started.append((asyncio.get_running_loop(), task))
+        ready.set()
+        await asyncio.wait([task])
+        if not task.cancelled():
+            task.result()
+
+    thread = threading.Thread(target=lambda: asyncio.run(run()))
+    thread.start()
+    try:
+        assert ready.wait(PATIENCE)
+        yield
+    finally:
+        loop, task = started[0]
+        loop.call_soon_threadsafe(task.cancel)
+        thread.join(PATIENCE)
+
+
+async def wait_for(event: threading.Event) -> None:
+    while not event.is_set():
+        await anyio.sleep(0.01)
+
+
+def returns() -> Shipped:
+    return Shipped()
+
+
+def fails() -> Shipped:
+    raise OSError("no line")
+
+
+def aborts() -> Shipped:
+    raise Abort("card declined")
+
+
+@pytest.mark.parametrize("outcome", [returns, fails, aborts])
+async def test_a_frozen_worker_comes_too_late(
+    real_stage: Stage, server_url: str, outcome: Callable[[], Shipped]
+) -> None:
+    """It could not renew its lease, and another one took over: whatever it decides then changes nothing."""
+    runs: list[str] = []
+    is_frozen, taken_over, may_commit = threading.Event(), threading.Event(), threading.Event()
+    zombie_is_through = anyio.Event()
+    frozen, heir = Participant("payments"), Participant("payments")
+
+    @frozen.on(Placed)
+    async def charge(placed: Placed, ctx: Context) -> Shipped:
+        if ctx.saga_id == "next":
+            zombie_is_through.set()
+            return Shipped()
+        runs.append("frozen")
+        is_frozen.set()
+        taken_over.wait(PATIENCE)  # in the event loop: nothing else runs, not even heartbeats
+        return outcome()
+
+    @heir.on(Placed)
+    async def inherit(placed: Placed, ctx: Context) -> Shipped:
+        runs.append("heir")
+        taken_over.set()
+        await wait_for(may_commit)
+        return Shipped()
+
+    async def take_over() -> None:
+        await wait_for(is_frozen)
+        async with Broker.open(server_url, real_stage.topology.keys) as broker:
+            await Stage(real_stage.topology, broker).worker(heir, lease=LEASE, concurrency=1).run()
+
+    # One slot each: the zombie handles the next saga only when its commit of the first was answered.
+    async with real_stage.playing(frozen, lease=LEASE, concurrency=1) as choreo:
+        with elsewhere(take_over):
+            await choreo.start(Placed(), saga_id="s1")
+            await wait_for(taken_over)
+            await choreo.start(Placed(), saga_id="next")
+            await zombie_is_through.wait()
+            assert runs == ["frozen", "heir"]
+            assert not [fact for fact in await real_stage.journal() if fact["subject"] == "s1"]
+            assert not [event for event in await real_stage.emitted("Shipped") if event["subject"] == "s1"]
+            assert await real_stage.due() == []
+            may_commit.set()
+            view = await choreo.wait("s1", timeout=20)
+    assert (view.status, view.retries, view.done) == ("completed", 0, {"payments/inherit": 1})
+    assert runs == ["frozen", "heir"]
