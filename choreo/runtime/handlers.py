@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import math
 import traceback
 from collections.abc import Awaitable, Callable, Iterator, Sequence
@@ -82,7 +83,7 @@ class Bench:
         # Waiting for a free thread is not the handler's time.
         async with self._threads:
             thread = anyio.to_thread.run_sync(
-                handler.function, *arguments, limiter=anyio.CapacityLimiter(1), abandon_on_cancel=True
+                _guarded, handler.function, arguments, limiter=anyio.CapacityLimiter(1), abandon_on_cancel=True
             )
             return await _within(policy.timeout, thread)
 
@@ -126,10 +127,8 @@ async def _within(seconds: float | None, call: Awaitable[Any]) -> Any:
             raise RuntimeError("the handler was cancelled from within") from error
         except (Exception, KeyboardInterrupt):
             raise
-        except SystemExit as error:
-            raise RuntimeError(f"the handler called sys.exit({error.code!r})") from error
-        except BaseException as error:  # a panic of an extension module
-            raise RuntimeError(f"the handler raised {describe(error)[0]}") from error
+        except BaseException as error:
+            raise _as_plain_error(error) from error
     raise TimeoutError(f"took longer than {seconds:g} s")
 
 
@@ -145,6 +144,22 @@ def _emitted(function: Handler, outcome: Outcome, returned: Any, context: Contex
     if len(emitted) > MAX_EMITTED:
         raise EventError(f"{function.__name__} emitted {len(emitted)} events; at most {MAX_EMITTED} may be")
     return emitted
+
+
+def _guarded(function: Handler, arguments: Sequence[Any]) -> Any:
+    """Call a handler in a thread; see :func:`_within`."""
+    try:
+        return function(*arguments)
+    except (Exception, KeyboardInterrupt, asyncio.CancelledError):
+        raise
+    except BaseException as error:
+        raise _as_plain_error(error) from error
+
+
+def _as_plain_error(error: BaseException) -> RuntimeError:
+    if isinstance(error, SystemExit):
+        return RuntimeError(f"the handler called sys.exit({error.code!r})")
+    return RuntimeError(f"the handler raised {describe(error)[0]}")  # a panic of an extension module
 
 
 def describe(error: BaseException) -> tuple[str, str]:

@@ -18,6 +18,8 @@ from choreo.wire.limits import MAX_BATCH
 
 logger = logging.getLogger("choreo.runtime")
 
+#: Seconds between sweeps at most: what a stopping worker hands over shall not lie for long.
+_SWEEP_PAUSE = 1.0
 #: Seconds between sweeps while deliveries wait that are taken one at a time.
 _SUSPECT_PAUSE = 0.2
 #: Takes deliveries in hand.
@@ -49,7 +51,7 @@ class Upkeep:
     async def recover(self, stopping: anyio.Event, dispatch: Dispatch) -> None:
         """Take over deliveries whose lease has run out, as far as there are free slots, until stopped."""
         while not stopping.is_set():
-            pause = self.lease / 2 * random.uniform(0.8, 1.0)
+            pause = min(self.lease / 2, _SWEEP_PAUSE) * random.uniform(0.8, 1.0)
             try:
                 if await self._sweep(dispatch):
                     pause = min(pause, _SUSPECT_PAUSE)

@@ -20,6 +20,7 @@ def lines(answer: Any) -> Iterator[str]:
 
 
 def main() -> None:
+    """Send the command that the arguments make up, and print the answer."""
     with redis.Redis.from_url(os.environ["CHOREO_REDIS_URL"], protocol=2) as client:
         client.response_callbacks.clear()
         try:

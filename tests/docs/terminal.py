@@ -20,7 +20,7 @@ import sys
 import time
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -55,6 +55,7 @@ class Terminal:
     folder: Path
     environment: dict[str, str] = field(default_factory=dict)
     _up: dict[str, _Running] = field(default_factory=dict)
+    _started: list[_Running] = field(default_factory=list)
     _exit_code: int = 0
 
     def __post_init__(self) -> None:
@@ -111,6 +112,11 @@ class Terminal:
         for command in list(self._up):
             self._up.pop(command).interrupt()
 
+    def clean_up(self) -> None:
+        """End whatever has not been stopped, because something has failed."""
+        for running in self._started:
+            running.clean_up()
+
     def _check_known(self, words: list[str]) -> None:
         name = words[1] if words[0] == "sh" else words[0]
         known = {each.removeprefix(".terminal/") for each in PROGRAMS} | {"echo"}
@@ -129,14 +135,20 @@ class Terminal:
 
     @property
     def _environment(self) -> dict[str, str]:
+        outside = {
+            name: value
+            for name, value in os.environ.items()
+            if not name.startswith("CHOREO_") and name not in ("COLUMNS", "FORCE_COLOR", "NO_COLOR")
+        }
         path = f"{self.folder / '.terminal'}{os.pathsep}{os.environ['PATH']}"
-        return {**os.environ, "PATH": path, "PYTHONPATH": str(ROOT), "PYTHONUTF8": "1", **self.environment}
+        return {**outside, "PATH": path, "PYTHONPATH": str(ROOT), "PYTHONUTF8": "1", **self.environment}
 
     def _leave_up(self, command: str, expected: list[str]) -> None:
         if command in self._up:
             self._up.pop(command).interrupt()
         log = self.folder / ".terminal" / f"{len(list(self.folder.glob('.terminal/*.log')))}.log"
         running = self._up[command] = _Running(command, self.folder, self._environment, log)
+        self._started.append(running)
         stopped = expected.index("^C") if "^C" in expected else len(expected)
         running.wait_for(expected[:stopped])
         if stopped < len(expected):
@@ -180,11 +192,14 @@ class _Running:
         """Wait until it ends by itself."""
         return self._process.wait(PATIENCE)
 
-    def kill(self) -> None:
-        """End it without regard, if it is still there."""
-        with suppress(ProcessLookupError):
+    def clean_up(self) -> None:
+        """End it, if it is still there; gently at first, for it may have started a server."""
+        self._process.terminate()
+        try:
+            self._process.wait(PATIENCE)
+        except subprocess.TimeoutExpired:
             self._process.kill()
-        self._process.wait(PATIENCE)
+            self._process.wait(PATIENCE)
 
 
 @contextmanager
@@ -195,8 +210,7 @@ def terminal(folder: Path, environment: Mapping[str, str] | None = None) -> Iter
         yield opened
         opened.stop()
     finally:
-        for running in opened._up.values():
-            running.kill()
+        opened.clean_up()
 
 
 def until(condition: Callable[[], object], what: Callable[[], str]) -> None:

@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from typing import Any, TypeAlias
 
 import anyio
+from anyio.abc import TaskStatus
 
 from choreo import Choreography, Event, Participant, Retry
 from choreo.broker.broker import Broker
@@ -32,7 +33,7 @@ from choreo.broker.gate import (
     Verdict,
 )
 from choreo.broker.groups import Delivery
-from choreo.errors import SagaNotFound
+from choreo.errors import BrokerError, SagaNotFound
 from choreo.model.facts import View
 from choreo.runtime.parked import Parked, Work
 from choreo.runtime.worker import Worker, WorkerOptions
@@ -137,6 +138,21 @@ async def until_view(choreo: Choreography, saga_id: str, shows: Callable[[View],
 
 
 @dataclass(frozen=True)
+class Mover:
+    """Moves due timers without a pause, so that tests need not wait until a worker looks at them."""
+
+    broker: Broker
+    clock: Clock
+
+    async def run(self, *, task_status: TaskStatus[None] = anyio.TASK_STATUS_IGNORED) -> None:
+        task_status.started()
+        while True:
+            with suppress(BrokerError):
+                await self.broker.timers.move_due(self.clock())
+            await anyio.sleep(0.01)
+
+
+@dataclass(frozen=True)
 class Stage:
     """A namespace on a store: plays choreographies on it, and shows everything that was written."""
 
@@ -147,7 +163,7 @@ class Stage:
         return Worker(participant, self.topology, self.broker, options=WorkerOptions(**options), clock=clock)
 
     @asynccontextmanager
-    async def running(self, *services: Worker | Tracker) -> AsyncIterator[None]:
+    async def running(self, *services: Worker | Tracker | Mover) -> AsyncIterator[None]:
         """Run services while the block runs; then end them where they stand, as killed processes end."""
         try:
             async with anyio.create_task_group() as tasks:
@@ -160,11 +176,18 @@ class Stage:
 
     @asynccontextmanager
     async def playing(
-        self, *participants: Participant, clock: Clock = wall_clock, **options: Any
+        self, *participants: Participant, clock: Clock = wall_clock, mover: bool = True, **options: Any
     ) -> AsyncIterator[Choreography]:
-        """Run a worker of each participant, and a tracker, while the block runs. Yields a client."""
-        workers = [self.worker(each, clock, **options) for each in participants]
-        async with self.running(*workers, Tracker(self.topology, self.broker)):
+        """Run a worker of each participant, and a tracker, while the block runs. Yields a client.
+
+        ``mover``: whether due timers are moved at once, and not only when a worker looks at them.
+        """
+        services: list[Worker | Tracker | Mover] = [
+            self.worker(each, clock, **options) for each in participants
+        ]
+        if mover:
+            services.append(Mover(self.broker, clock))
+        async with self.running(*services, Tracker(self.topology, self.broker)):
             yield Choreography(self.topology, self.broker, clock)
 
     async def move_due(self, now: int) -> tuple[int, int | None]:
@@ -208,7 +231,9 @@ class Stage:
         found: list[int] = []
         for partition in range(self.topology.partitions):
             key = self.topology.keys.timers(partition)
-            found += [int(float(each)) for each in (await self.call("ZRANGE", key, 0, -1, "WITHSCORES"))[1::2]]
+            found += [
+                int(float(each)) for each in (await self.call("ZRANGE", key, 0, -1, "WITHSCORES"))[1::2]
+            ]
         return sorted(found)
 
     async def has_ended(self, saga_id: str) -> bool:
@@ -226,7 +251,9 @@ class Stage:
             if (await self.call("TYPE", key)) != b"stream":
                 continue
             for flat in await self.call("XINFO", "GROUPS", key):
-                for entry, _, _, count in await self.call("XPENDING", key, decoded(flat)["name"], "-", "+", 100):
+                for entry, _, _, count in await self.call(
+                    "XPENDING", key, decoded(flat)["name"], "-", "+", 100
+                ):
                     found.append((key.decode(), entry.decode(), count))
         return found
 
@@ -284,7 +311,7 @@ def _parking(due: int, parked: Parked) -> Parking:
 
 @dataclass(frozen=True)
 class Seat:
-    """One consumer of ``payments`` in partition 0, as the gate knows it. It reads ``orders`` and its inbox."""
+    """One consumer of ``payments`` in partition 0. It reads ``orders`` and its inbox; no handler runs."""
 
     stage: Stage
     identity: Identity

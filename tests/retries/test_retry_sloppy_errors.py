@@ -9,6 +9,7 @@ import sys
 from collections.abc import Callable
 
 import anyio
+import anyio.lowlevel
 import pytest
 from retry_kit import Paid, Placed, Shipped, Stage, quick, until
 
@@ -128,7 +129,7 @@ def sloppy(does: Callable[[], None], *, sync: bool, attempts: int = 1) -> Partic
 
         @payments.on(Placed, retry=quick(attempts))
         async def charge(placed: Placed) -> Shipped:
-            await anyio.sleep(0)
+            await anyio.lowlevel.checkpoint()
             return handle(placed)
 
     return payments
@@ -299,8 +300,15 @@ async def test_the_log_says_what_failed_and_what_follows(
     payments = sloppy(raising(OSError("no line")), sync=False, attempts=2)
     with caplog.at_level(logging.WARNING, "choreo.runtime"):
         await play(fake_stage, payments)
-    said = [(record.levelname, record.getMessage()) for record in caplog.records if "attempt" in record.getMessage()]
+    said = [
+        (record.levelname, record.getMessage())
+        for record in caplog.records
+        if "attempt" in record.getMessage()
+    ]
     assert said == [
-        ("WARNING", "payments/charge, saga 'bad': attempt 1 failed, it will be tried again: OSError: no line"),
+        (
+            "WARNING",
+            "payments/charge, saga 'bad': attempt 1 failed, it will be tried again: OSError: no line",
+        ),
         ("ERROR", "payments/charge, saga 'bad': attempt 2 failed, there will be no other: OSError: no line"),
     ]

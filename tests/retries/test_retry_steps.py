@@ -58,7 +58,12 @@ async def test_a_step_that_fails_twice_then_succeeds(stage: Stage) -> None:
     assert [ctx.attempt for ctx in seen] == [1, 2, 3]
     assert len({(ctx.key, ctx.event_id, ctx.saga_id, ctx.saga_type, ctx.step) for ctx in seen}) == 1
     assert len(await stage.emitted("Shipped")) == 2  # what the last attempt emitted and returned
-    assert (view.status, view.retries, view.done, view.dead_letters) == ("completed", 2, {"payments/charge": 1}, 0)
+    assert (view.status, view.retries, view.done, view.dead_letters) == (
+        "completed",
+        2,
+        {"payments/charge": 1},
+        0,
+    )
     assert view.last_error is not None
     assert (view.last_error.step, view.last_error.message) == ("payments/charge", "OSError: no line (2)")
     assert "Traceback" in view.last_error.traceback

@@ -8,6 +8,7 @@ from collections.abc import AsyncIterator, Iterator
 from contextlib import asynccontextmanager
 
 import anyio
+import anyio.lowlevel
 import pytest
 from retry_kit import PATIENCE, HandClock, Placed, Shipped, Stage, quick, until
 
@@ -135,7 +136,7 @@ async def test_handlers_may_finish_within_the_grace(stage: Stage) -> None:
     async with employed(worker) as task:
         await until(lambda: len(runs) == 3, "all to be in hand")
         worker.stop()
-        await anyio.sleep(0)
+        await anyio.lowlevel.checkpoint()
         assert not task.done()
         finish.set()
         with anyio.fail_after(SLACK):
@@ -167,7 +168,7 @@ async def test_an_idle_worker_ends_at_once(stage: Stage) -> None:
     """There is nothing to wait for; stopping it twice makes no difference."""
     worker = stage.worker(brisk([]), grace=PATIENCE)
     async with employed(worker) as task:
-        await anyio.sleep(0)
+        await anyio.lowlevel.checkpoint()
         worker.stop()
         worker.stop()
         with anyio.fail_after(SLACK):

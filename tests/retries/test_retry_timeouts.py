@@ -239,7 +239,9 @@ async def test_an_undo_that_takes_too_long(fake_stage: Stage) -> None:
     assert runs == [1, 2]
     assert view.status == "compensated"
     (undo,) = trace.events[0].reactions[0].undone_by
-    assert [(each.number, each.note) for each in undo.failed] == [(1, "TimeoutError: took longer than 0.05 s")]
+    assert [(each.number, each.note) for each in undo.failed] == [
+        (1, "TimeoutError: took longer than 0.05 s")
+    ]
     assert undo.outcome is Kind.UNDONE
 
 

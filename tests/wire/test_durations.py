@@ -57,7 +57,9 @@ def test_a_long_text_is_shown_cut() -> None:
     assert len(str(caught.value)) < 200
 
 
-@given(number=st.integers(0, 999_999_999), unit=st.sampled_from(sorted(UNITS)), blank=st.sampled_from(["", " "]))
+@given(
+    number=st.integers(0, 999_999_999), unit=st.sampled_from(sorted(UNITS)), blank=st.sampled_from(["", " "])
+)
 def test_whole_numbers_of_every_unit(number: int, unit: str, blank: str) -> None:
     """Number times unit, exactly or as near as a float comes."""
     assert parse_duration(f"{number}{blank}{unit}") == pytest.approx(number * UNITS[unit])

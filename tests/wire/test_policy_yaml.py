@@ -62,14 +62,25 @@ def test_everything_can_be_left_out() -> None:
 
 @pytest.mark.parametrize(
     ("written", "seconds"),
-    [("200ms", 0.2), ("30s", 30), ("5m", 300), ("1h", 3600), ("7d", 604_800), ("2", 2), ("0.5", 0.5), ('"2s"', 2)],
+    [
+        ("200ms", 0.2),
+        ("30s", 30),
+        ("5m", 300),
+        ("1h", 3600),
+        ("7d", 604_800),
+        ("2", 2),
+        ("0.5", 0.5),
+        ('"2s"', 2),
+    ],
 )
 def test_durations(written: str, seconds: float) -> None:
     """With units, or bare numbers of seconds."""
     assert defaults(f"{{timeout: {written}}}").timeout == pytest.approx(seconds)
 
 
-@pytest.mark.parametrize("written", ["fast", "-5s", "[5s]", "{a: b}", "~", '""', "5 minutes", ".inf", ".nan", "yes"])
+@pytest.mark.parametrize(
+    "written", ["fast", "-5s", "[5s]", "{a: b}", "~", '""', "5 minutes", ".inf", ".nan", "yes"]
+)
 def test_a_timeout_that_is_no_duration(written: str) -> None:
     """The fault says what would be right."""
     assert the_fault(f"{{timeout: {written}}}") == (
@@ -179,7 +190,25 @@ partitions: 0""")
 
 
 words = st.sampled_from(
-    ["timeout", "retry", "attempts", "first", "5s", "0", "5", "-1", "~", "x", ": ", ", ", "{", "}", "[", "]", "\n  "]
+    [
+        "timeout",
+        "retry",
+        "attempts",
+        "first",
+        "5s",
+        "0",
+        "5",
+        "-1",
+        "~",
+        "x",
+        ": ",
+        ", ",
+        "{",
+        "}",
+        "[",
+        "]",
+        "\n  ",
+    ]
 )
 
 
