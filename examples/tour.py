@@ -70,7 +70,7 @@ async def tour(console: Console, folder: Path) -> bool:
     os.environ["CHOREO_SHOP_DATA"] = str(folder / "shop")
     topology = load(ROOT / "streams.yaml")
     async with Engine(folder / "engine") as engine:
-        console.print(f"[dim]{engine.server} with an append-only file, for this tour only[/]\n", highlight=False)
+        console.print(f"{engine.server} with an append-only file, for this tour only\n", style="dim")
         async with running(topology, load_all(topology), engine.url) as choreo:
             return all([await visit(console, choreo, number, *stop) for number, stop in enumerate(STOPS, 1)])
 
@@ -92,7 +92,7 @@ async def visit(
 async def settle(choreo: Choreography, saga_id: str) -> None:
     """Wait until nothing reacts any more: some steps react to the end of a saga."""
     with anyio.move_on_after(10):
-        while (await choreo.trace(saga_id)).awaits:
+        while (await choreo.trace(saga_id)).awaits:  # noqa: ASYNC110 - it happens in the server
             await anyio.sleep(0.02)
 
 

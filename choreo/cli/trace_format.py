@@ -44,6 +44,7 @@ _LOOKS: dict[Kind, tuple[str, str]] = {
     Kind.LATE: ("✓", "yellow"),
     Kind.SKIPPED: ("-", _DIM),
     Kind.ABORTED: ("✗", "red"),
+    Kind.RETRYING: ("↻", "yellow"),
     Kind.DEAD: ("✗", "red"),
     Kind.UNDONE: ("↶", "yellow"),
     Kind.STUCK: ("✗", "red"),
@@ -53,6 +54,7 @@ _REMARKS: dict[Kind, tuple[str, str]] = {
     Kind.LATE: ("too late, the saga was unwinding already", "; withheld: "),
     Kind.SKIPPED: ("not run, the saga was unwinding already", ": "),
     Kind.ABORTED: ("aborted", ": "),
+    Kind.RETRYING: ("will be tried again", ""),
     Kind.DEAD: ("failed, now a dead letter", ": "),
     Kind.STUCK: ("could not undo, now a dead letter", ": "),
 }
@@ -225,11 +227,20 @@ def _reaction_lines(
     # The step's time is that of its events; without any it has a line of its own to stand on.
     at_ms = None if reaction.emitted and not reaction.undo else max(0, reaction.ended - view.started)
     yield Line(label, pending.lead, hanging, at_ms)
+    for attempt in reaction.failed:
+        failure = f"attempt {attempt.number} failed: {clean(attempt.note)}"
+        yield Line(Text(failure, style="yellow"), hanging, hanging)
+        if errors:
+            yield from _traceback(attempt.detail, hanging)
     if reaction.outcome in _REMARKS:
         yield Line(Text(_remark(reaction), style=colour), hanging, hanging)
-    if errors and reaction.detail:
-        for line in clean_lines(_UNDERLINES.sub("", reaction.detail.rstrip("\n"))):
-            yield Line(Text(line, style=_DIM), hanging + "  ", hanging + "    ")
+    if errors:
+        yield from _traceback(reaction.detail, hanging)
+
+
+def _traceback(text: str, hanging: str) -> Iterator[Line]:
+    for line in clean_lines(_UNDERLINES.sub("", text.rstrip("\n"))) if text else ():
+        yield Line(Text(line, style=_DIM), hanging + "  ", hanging + "    ")
 
 
 def _remark(reaction: Reaction) -> str:

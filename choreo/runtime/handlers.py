@@ -83,8 +83,9 @@ class Bench:
         # Waiting for a free thread is not the handler's time.
         async with self._threads:
             thread = anyio.to_thread.run_sync(
-                _guarded, handler.function, arguments, limiter=anyio.CapacityLimiter(1), abandon_on_cancel=True
-            )
+                _guarded, handler.function, arguments,
+                limiter=anyio.CapacityLimiter(1), abandon_on_cancel=True,
+            )  # fmt: skip
             return await _within(policy.timeout, thread)
 
     def covers(self, emitted: Sequence[Event]) -> bool:

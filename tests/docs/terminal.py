@@ -125,8 +125,8 @@ class Terminal:
     def _run(self, command: str) -> str:
         """Run a command to its end. Returns what it printed."""
         done = subprocess.run(
-            # The shell before it has ended with the last command's code.
-            ["sh", "-c", f"(exit {self._exit_code})\n{command}"], cwd=self.folder, env=self._environment,
+            # To the shell, the last command has just ended with its code.
+            ["sh", "-c", f"(exit {self._exit_code})\nexec {command}"], cwd=self.folder, env=self._environment,
             stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, timeout=PATIENCE,
             check=False, text=True,
         )  # fmt: skip

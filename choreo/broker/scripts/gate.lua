@@ -396,7 +396,7 @@ function decide.retry(d)
     -- No further attempt; but nobody knows whether this one took effect.
     clear_join(d, saga)
     if d.keep then note_effect(d, saga) end
-    fact(d, saga, 'late', { note = d.note, detail = d.detail, attempt = d.attempt })
+    fact(d, saga, 'late', { detail = d.note, attempt = d.attempt })
     return finish(d, saga, 'l')
   end
   return park(d, saga, {})
