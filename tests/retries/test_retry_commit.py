@@ -74,7 +74,7 @@ async def test_sent_again_later_it_does_no_harm(seat: Seat, then: str) -> None:
 
 @pytest.mark.parametrize("obstacle", ["timers", "parked", "journal"])
 async def test_an_obstacle_blocks_the_whole_commit(seat: Seat, obstacle: str) -> None:
-    """A key of the wrong type is named; nothing is changed, the delivery stays ours; later it goes through."""
+    """A key of the wrong type is named, and nothing is changed; when it is gone, the commit goes through."""
     await seat.publish()
     delivery = await seat.take()
     await seat.verdict(seat.begin(delivery))
@@ -126,7 +126,7 @@ async def test_a_retry_after_the_step_was_done_is_a_duplicate(seat: Seat) -> Non
 
 
 async def test_retries_of_sagas_with_equal_event_ids_do_not_meet(seat: Seat) -> None:
-    """An event id is unique within its saga only: each saga keeps its own timer, and gets its own event back."""
+    """An event id is unique within its saga only: each saga has a timer, and gets its own event back."""
     await seat.park("s1", "1")
     await seat.park("s2", "1", due=NOW + 2000)
     assert await seat.stage.due() == [NOW + 1000, NOW + 2000]

@@ -229,7 +229,7 @@ class Suicides:
         (folder / "runs").touch()
         with (folder / "log").open("wb") as log:
             self._process = subprocess.Popen(
-                [sys.executable, str(HERE / "suicidal_worker.py"), url, stage.topology.namespace, str(folder)],
+                [sys.executable, HERE / "suicidal_worker.py", url, stage.topology.namespace, folder],
                 env={**os.environ, "PYTHONPATH": os.pathsep.join((str(ROOT), str(HERE)))},
                 stdout=log, stderr=log, start_new_session=True,
             )  # fmt: skip

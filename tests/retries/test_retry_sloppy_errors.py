@@ -56,9 +56,11 @@ class Odd(Abort):
         self.reason = {"code": 7}  # type: ignore[assignment]
 
 
-def raising(error: BaseException) -> Callable[[], None]:
+def raising(kind: type[BaseException], *arguments: object) -> Callable[[], None]:
+    """Something that raises such an error, a new one each time."""
+
     def handler() -> None:
-        raise error
+        raise kind(*arguments)
 
     return handler
 
@@ -79,35 +81,34 @@ LONE = os.fsdecode(b"\xff")
 
 #: What a handler does -> what the dead letter says.
 FAILURES: dict[str, tuple[Callable[[], None], str]] = {
-    "cancelled": (raising(asyncio.CancelledError()), "RuntimeError: the handler was cancelled from within"),
+    "cancelled": (raising(asyncio.CancelledError), "RuntimeError: the handler was cancelled from within"),
     "exit": (lambda: sys.exit(3), "RuntimeError: the handler called sys.exit(3)"),
-    "mute": (raising(Mute()), "Mute: (its text cannot be read)"),
-    "surrogate": (raising(OSError(f"no file {LONE}")), r"OSError: no file \udcff"),
-    "control": (raising(OSError("\x1b[31mred\x00\n")), "OSError: \x1b[31mred\x00\n"),
-    "empty": (raising(OSError()), "OSError"),
-    "long": (raising(OSError("x" * 10_000_000)), "OSError: " + "x" * (MAX_ERROR_CHARACTERS - 9)),
+    "mute": (raising(Mute), "Mute: (its text cannot be read)"),
+    "surrogate": (raising(OSError, f"no file {LONE}"), r"OSError: no file \udcff"),
+    "control": (raising(OSError, "\x1b[31mred\x00\n"), "OSError: \x1b[31mred\x00\n"),
+    "empty": (raising(OSError), "OSError"),
+    "long": (raising(OSError, "x" * 10_000_000), "OSError: " + "x" * (MAX_ERROR_CHARACTERS - 9)),
     "chain": (long_chain, "RuntimeError: " + "y" * (MAX_ERROR_CHARACTERS - 14)),
     "recursion": (endless, "RecursionError: maximum recursion depth exceeded"),
-    "stop": (raising(StopIteration(1)), "RuntimeError: coroutine raised StopIteration"),
+    "stop": (raising(StopIteration, 1), "RuntimeError: coroutine raised StopIteration"),
     "group": (
-        raising(ExceptionGroup("several", [OSError("a"), ValueError("b")])),
+        raising(ExceptionGroup, "several", [OSError("a"), ValueError("b")]),
         "ExceptionGroup: several (2 sub-exceptions)",
     ),
-    "assertion": (raising(AssertionError()), "AssertionError"),
+    "assertion": (raising(AssertionError), "AssertionError"),
 }
 #: What a handler does that is no Exception, and what the dead letter mentions.
 PANICS: dict[str, tuple[Callable[[], None], str]] = {
-    "panic": (raising(Panic("called `Option::unwrap()` on a `None` value")), "Panic"),
-    "panic group": (raising(BaseExceptionGroup("several", [SystemExit(1)])), "BaseExceptionGroup"),
-    "generator": (raising(GeneratorExit()), "GeneratorExit"),
+    "panic": (raising(Panic, "called `Option::unwrap()` on a `None` value"), "Panic"),
+    "panic group": (raising(BaseExceptionGroup, "several", [SystemExit(1)]), "BaseExceptionGroup"),
 }
 ABORTS: dict[str, tuple[Callable[[], None], str]] = {
-    "error as reason": (raising(Abort(ValueError("card declined"))), "card declined"),
-    "no reason": (raising(Abort()), "aborted"),
-    "own constructor": (raising(Declined(7)), "aborted"),
-    "long": (raising(Abort("x" * 10_000_000)), "x" * MAX_ERROR_CHARACTERS),
-    "surrogate": (raising(Abort(f"no file {LONE}")), r"no file \udcff"),
-    "odd": (raising(Odd()), "{'code': 7}"),
+    "error as reason": (raising(Abort, ValueError("card declined")), "card declined"),
+    "no reason": (raising(Abort), "aborted"),
+    "own constructor": (raising(Declined, 7), "aborted"),
+    "long": (raising(Abort, "x" * 10_000_000), "x" * MAX_ERROR_CHARACTERS),
+    "surrogate": (raising(Abort, f"no file {LONE}"), r"no file \udcff"),
+    "odd": (raising(Odd), "{'code': 7}"),
 }
 
 
@@ -187,7 +188,7 @@ async def test_aborts(fake_stage: Stage, name: str, sync: bool) -> None:
 
 async def test_an_abort_whose_reason_cannot_be_read(fake_stage: Stage) -> None:
     """It still aborts: the business has said no, whatever the words."""
-    reason = await play(fake_stage, sloppy(raising(Stubborn()), sync=False))
+    reason = await play(fake_stage, sloppy(raising(Stubborn), sync=False))
     assert await fake_stage.letters() == []
     assert reason
 
@@ -297,18 +298,11 @@ async def test_the_log_says_what_failed_and_what_follows(
     fake_stage: Stage, caplog: pytest.LogCaptureFixture
 ) -> None:
     """A warning while there is another attempt, an error when there is none; the error's text is in it."""
-    payments = sloppy(raising(OSError("no line")), sync=False, attempts=2)
+    payments = sloppy(raising(OSError, "no line"), sync=False, attempts=2)
     with caplog.at_level(logging.WARNING, "choreo.runtime"):
         await play(fake_stage, payments)
-    said = [
-        (record.levelname, record.getMessage())
-        for record in caplog.records
-        if "attempt" in record.getMessage()
-    ]
-    assert said == [
-        (
-            "WARNING",
-            "payments/charge, saga 'bad': attempt 1 failed, it will be tried again: OSError: no line",
-        ),
-        ("ERROR", "payments/charge, saga 'bad': attempt 2 failed, there will be no other: OSError: no line"),
+    said = [f"{record.levelname} {record.getMessage()}" for record in caplog.records]
+    assert [line for line in said if "attempt" in line] == [
+        "WARNING payments/charge, saga 'bad': attempt 1 failed, it will be tried again: OSError: no line",
+        "ERROR payments/charge, saga 'bad': attempt 2 failed, there will be no other: OSError: no line",
     ]

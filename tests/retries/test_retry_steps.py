@@ -58,12 +58,8 @@ async def test_a_step_that_fails_twice_then_succeeds(stage: Stage) -> None:
     assert [ctx.attempt for ctx in seen] == [1, 2, 3]
     assert len({(ctx.key, ctx.event_id, ctx.saga_id, ctx.saga_type, ctx.step) for ctx in seen}) == 1
     assert len(await stage.emitted("Shipped")) == 2  # what the last attempt emitted and returned
-    assert (view.status, view.retries, view.done, view.dead_letters) == (
-        "completed",
-        2,
-        {"payments/charge": 1},
-        0,
-    )
+    assert (view.status, view.retries, view.dead_letters) == ("completed", 2, 0)
+    assert view.done == {"payments/charge": 1}
     assert view.last_error is not None
     assert (view.last_error.step, view.last_error.message) == ("payments/charge", "OSError: no line (2)")
     assert "Traceback" in view.last_error.traceback
@@ -73,7 +69,7 @@ async def test_a_step_that_fails_twice_then_succeeds(stage: Stage) -> None:
         (1, "OSError: no line (1)"),
         (2, "OSError: no line (2)"),
     ]
-    assert all("Traceback" in each.detail and each.due >= each.ended for each in reaction.failed)
+    assert all("Traceback" in each.detail and each.due > 0 for each in reaction.failed)
     assert [each.type for each in reaction.emitted] == ["Shipped", "Shipped"]
     assert await stage.pending() == []
     assert await stage.due() == []

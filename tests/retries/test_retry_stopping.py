@@ -18,7 +18,7 @@ from choreo.runtime.worker import Worker
 pytestmark = pytest.mark.anyio
 
 GRACE = 0.2
-#: How much longer than its grace a worker may take: a read waits a second at the server, and machines are busy.
+#: How much longer than its grace a worker may take: a read waits a second at the server.
 SLACK = 5.0
 #: A lease whose end no test sees.
 LONG = 600.0
@@ -119,7 +119,7 @@ async def test_a_colleague_takes_over_at_once(stage: Stage, release: threading.E
     assert sorted(again) == sagas
 
 
-async def test_handlers_may_finish_within_the_grace(stage: Stage) -> None:
+async def test_handlers_may_finish_within_the_grace(fake_stage: Stage) -> None:
     """What ends in time is committed by the worker that began it, and runs once."""
     runs: list[str] = []
     finish = anyio.Event()
@@ -131,8 +131,8 @@ async def test_handlers_may_finish_within_the_grace(stage: Stage) -> None:
         await finish.wait()
         return Shipped()
 
-    sagas = await begin(stage, 3)
-    worker = stage.worker(payments, grace=PATIENCE, lease=LONG)
+    sagas = await begin(fake_stage, 3)
+    worker = fake_stage.worker(payments, grace=PATIENCE, lease=LONG)
     async with employed(worker) as task:
         await until(lambda: len(runs) == 3, "all to be in hand")
         worker.stop()
@@ -141,27 +141,29 @@ async def test_handlers_may_finish_within_the_grace(stage: Stage) -> None:
         finish.set()
         with anyio.fail_after(SLACK):
             await task
-    assert await all_done(stage, sagas)
+    assert await all_done(fake_stage, sagas)
     assert sorted(runs) == sagas
 
 
-async def test_what_ends_after_the_grace_is_not_committed(stage: Stage, release: threading.Event) -> None:
+async def test_what_ends_after_the_grace_is_not_committed(
+    fake_stage: Stage, release: threading.Event
+) -> None:
     """A thread that goes on unseen, and returns when somebody else has the delivery, changes nothing."""
     runs: list[str] = []
     again: list[str] = []
-    sagas = await begin(stage, 1)
-    worker = stage.worker(hanging(runs, release, sync=True), grace=GRACE, lease=LONG)
+    sagas = await begin(fake_stage, 1)
+    worker = fake_stage.worker(hanging(runs, release, sync=True), grace=GRACE, lease=LONG)
     async with employed(worker) as task:
         await until(lambda: runs, "it to be in hand")
         worker.stop()
         with anyio.fail_after(GRACE + SLACK):
             await task
     release.set()
-    assert not await stage.has_ended("s0")
-    async with stage.running(stage.worker(brisk(again), lease=LONG)):
-        await until(lambda: all_done(stage, sagas), "the next worker to do it")
+    assert not await fake_stage.has_ended("s0")
+    async with fake_stage.running(fake_stage.worker(brisk(again), lease=LONG)):
+        await until(lambda: all_done(fake_stage, sagas), "the next worker to do it")
     assert again == ["s0"]
-    assert len(await stage.emitted("Shipped")) == 1
+    assert len(await fake_stage.emitted("Shipped")) == 1
 
 
 async def test_an_idle_worker_ends_at_once(stage: Stage) -> None:
@@ -175,21 +177,21 @@ async def test_an_idle_worker_ends_at_once(stage: Stage) -> None:
             await task
 
 
-async def test_a_worker_that_has_stopped_leaves_no_consumer(stage: Stage) -> None:
+async def test_a_worker_that_has_stopped_leaves_no_consumer(fake_stage: Stage) -> None:
     """Consumers of workers that are gone do not pile up."""
-    sagas = await begin(stage, 3)
-    worker = stage.worker(brisk([]))
+    sagas = await begin(fake_stage, 3)
+    worker = fake_stage.worker(brisk([]))
     async with employed(worker) as task:
-        await until(lambda: all_done(stage, sagas), "the sagas to end")
+        await until(lambda: all_done(fake_stage, sagas), "the sagas to end")
         worker.stop()
         with anyio.fail_after(SLACK):
             await task
-    keys = stage.topology.keys
+    keys = fake_stage.topology.keys
     for key in (keys.stream(0, "orders"), keys.inbox(0, "payments")):
-        assert await stage.call("XINFO", "CONSUMERS", key, "payments") == []
+        assert await fake_stage.call("XINFO", "CONSUMERS", key, "payments") == []
 
 
-async def test_retries_do_not_hold_up_the_end(stage: Stage) -> None:
+async def test_retries_do_not_hold_up_the_end(fake_stage: Stage) -> None:
     """What is parked is in nobody's hands: the worker ends, and its successor finds it."""
     runs: list[int] = []
     clock = HandClock()
@@ -202,14 +204,14 @@ async def test_retries_do_not_hold_up_the_end(stage: Stage) -> None:
             raise OSError("no line")
         return Shipped()
 
-    sagas = await begin(stage, 1)
-    worker = stage.worker(payments, clock, grace=PATIENCE, lease=LONG)
+    sagas = await begin(fake_stage, 1)
+    worker = fake_stage.worker(payments, clock, grace=PATIENCE, lease=LONG)
     async with employed(worker) as task:
-        await until(stage.due, "the retry to be parked")
+        await until(fake_stage.due, "the retry to be parked")
         worker.stop()
         with anyio.fail_after(SLACK):
             await task
     clock.advance(1)
-    async with stage.running(stage.worker(payments, clock, lease=LONG)):
-        await until(lambda: all_done(stage, sagas), "the saga to end")
+    async with fake_stage.running(fake_stage.worker(payments, clock, lease=LONG)):
+        await until(lambda: all_done(fake_stage, sagas), "the saga to end")
     assert runs == [1, 2]

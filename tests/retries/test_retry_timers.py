@@ -121,7 +121,7 @@ async def test_ten_thousand_timers_of_one_second_do_not_stall_others(real_stage:
             retried.append(ctx.saga_id)
         return Shipped()
 
-    async with real_stage.playing(payments, clock=HandClock()) as choreo:
+    async with real_stage.playing(payments, clock=HandClock(), mover=False) as choreo:
         await until(lambda: retried, "the first of them to be tried again")
         await choreo.start(Placed(), saga_id="fresh")
         await until(lambda: real_stage.has_ended("fresh"), "the fresh saga to end")
@@ -253,7 +253,7 @@ async def test_any_participants_worker_moves_the_timers_of_all(stage: Stage) -> 
         await choreo.start(Placed(), saga_id="s1")
         await until(stage.due, "the retry to be parked")
     clock.advance(3600)
-    async with stage.playing(orders, clock=clock):
+    async with stage.playing(orders, clock=clock, mover=False):
         await until(lambda: _parked(stage, 0), "the timer to be moved")
     assert len(await stage.entries("inbox:payments")) == 1
     assert runs == [1]
