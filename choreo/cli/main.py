@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import sys
+import threading
 from typing import Any
 
 import click
@@ -90,7 +91,20 @@ add_commands(cli)
 def main() -> None:
     """What the script ``choreo`` calls."""
     _mend_streams()
-    cli.main(prog_name="choreo")
+    try:
+        cli.main(prog_name="choreo")
+    except SystemExit as end:
+        _leave_threads_behind(end)
+        raise
+
+
+def _leave_threads_behind(end: SystemExit) -> None:
+    """Handlers that outlived their grace period run in threads; Python would wait for them for ever."""
+    running = [each for each in threading.enumerate() if each is not threading.main_thread()]
+    if any(not each.daemon for each in running):
+        sys.stdout.flush()
+        sys.stderr.flush()
+        os._exit(end.code if isinstance(end.code, int) else 0 if end.code is None else 1)
 
 
 def _mend_streams() -> None:

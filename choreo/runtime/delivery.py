@@ -72,8 +72,6 @@ class Handling:
             work = Work.of_inbox(entry)
             if work.undo and not work.undo.startswith(f"{self.participant}/"):
                 raise NoWork(f"it asks to undo {work.undo!r:.100}")
-            if not work.undo and work.envelope.type not in self.benches:
-                raise NoWork(f"no step reacts to {work.envelope.type} any more")
         except (Malformed, NoWork) as error:
             logger.error("%s: entry %s of the inbox: %s", self.participant, delivery.entry, error)
             return None
@@ -90,7 +88,13 @@ class Handling:
 
     async def _step(self, delivery: Delivery, work: Work) -> None:
         envelope = work.envelope
-        bench = self.benches[envelope.type]
+        bench = self.benches.get(envelope.type)
+        if bench is None:
+            note = f"participant {self.participant} has no step {work.step} for {envelope.type} any more"
+            logger.error("saga %r: %s", envelope.subject, note)
+            head = self.draft.head(delivery, envelope, work.step, work.attempt)
+            await self.committer.decide(self.draft.orphaned(head, envelope, note))
+            return
         head = self.draft.head(delivery, envelope, bench.step.name, work.attempt)
         try:
             event = bench.decode(envelope)

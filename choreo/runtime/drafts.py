@@ -114,6 +114,11 @@ class Drafts:
             input=pack(envelopes) if undoable else b"", joins=bench.joins,
         )  # fmt: skip
 
+    def orphaned(self, head: Head, envelope: Envelope, note: str) -> Failed:
+        """An attempt is due, but its step is gone. If the step may have taken effect, the gate knows."""
+        letter = self.letter(head, Reason.STEP_FAILED, note, "", envelope)
+        return Failed(head, "dead", note, letter, ledger=envelope.ledger, input=pack([envelope]))
+
     def retry(
         self, head: Head, bench: Bench, envelopes: Sequence[Envelope], error: Exception
     ) -> RetryStep | None:
@@ -121,7 +126,7 @@ class Drafts:
         policy = bench.policy.retry
         if policy is None or not policy.again(head.attempt, error):
             return None
-        parked = Parked(head.attempt + 1, event=trigger_of(head, envelopes).pack())
+        parked = Parked(head.attempt + 1, event=trigger_of(head, envelopes).pack(), step=head.step)
         keep = bench.step.compensation is not None
         return RetryStep(
             head, self.parking(head, policy, error, parked), ledger=ledger_of(envelopes), keep=keep,

@@ -24,6 +24,8 @@ class Parked(msgspec.Struct, frozen=True, array_like=True):
     """For an undo: its ledger entry."""
     event: bytes = b""
     """For a step: the packed envelope of its event."""
+    step: str = ""
+    """For a step: its name."""
 
     def pack(self) -> bytes:
         return msgspec.msgpack.encode(self)
@@ -40,6 +42,8 @@ class Work:
     envelope: Envelope
     attempt: int = 1
     undo: str = ""
+    step: str = ""
+    """In a later attempt: the name of the step that is to be repeated."""
 
     @classmethod
     def of_inbox(cls, entry: Envelope) -> Work:
@@ -55,7 +59,7 @@ class Work:
                 parked = msgspec.msgpack.decode(entry.data, type=Parked)
                 if parked.undo:
                     return cls(entry, parked.attempt, parked.undo)
-                return cls(Envelope.unpack(parked.event), parked.attempt)
+                return cls(Envelope.unpack(parked.event), parked.attempt, step=parked.step)
         except (UnicodeDecodeError, msgspec.DecodeError) as error:
             raise NoWork(f"the inbox holds an entry that cannot be read: {error}") from None
         raise NoWork(f"the inbox holds an entry that is no request: {entry.type!r:.100}")
