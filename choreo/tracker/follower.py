@@ -19,8 +19,11 @@ from choreo.wire.topology import Topology
 
 logger = logging.getLogger("choreo.tracker")
 
-#: Entries of one stream that are read at once.
-_COUNT = 500
+#: Entries that are read at once: of all streams together, and of each at least.
+_ENTRIES = 2000
+_LEAST = 10
+#: Failures in a row after which a rebuild gives up.
+_PATIENCE = 5
 #: Seconds between looks at a server that cannot hold a read (fakeredis), if nothing wakes the reader.
 _POLL = 0.05
 #: Seconds that a tracker which was overtaken by another stays out of its way.
@@ -42,6 +45,7 @@ class Tracker:
         self._topology = topology
         self._broker = broker
         self._projectors = [Projector(topology, partition) for partition in range(topology.partitions)]
+        self._count = max(_LEAST, _ENTRIES // sum(len(each.streams) for each in self._projectors))
         self._progress: dict[int, Progress] = {}
         self._aside: dict[int, float] = {}
         self._verified = 0.0
@@ -74,11 +78,25 @@ class Tracker:
                     await self._broker.connection.wait_for_change(_POLL)
 
     async def catch_up(self) -> int:
-        """Project until nothing new is there. Returns how many entries were projected."""
-        total = 0
-        while projected := await self._step(wait=False):
+        """Project until nothing new is there. Returns how many entries were projected.
+
+        Raises:
+            BrokerUnavailable: if the server cannot serve, several times in a row.
+        """
+        total = failures = 0
+        while True:
+            try:
+                projected = await self._step(wait=False)
+            except BrokerUnavailable as error:
+                failures += 1
+                if failures == _PATIENCE:
+                    raise
+                await self._pause(error)
+                continue
+            failures = 0
+            if not projected:
+                return total
             total += projected
-        return total
 
     async def rebuild(self) -> int:
         """Delete every projection and project the streams anew. Returns how many entries there were.
@@ -165,7 +183,7 @@ class Tracker:
             for stream, position in progress.positions.items()
         }
         try:
-            return await self._broker.projections.read(flat, _COUNT, wait=wait)
+            return await self._broker.projections.read(flat, self._count, wait=wait)
         except BrokerRefused:
             return await self._read_apart()
 
@@ -176,7 +194,7 @@ class Tracker:
             progress = self._progress.get(projector.partition)
             if progress is not None:
                 try:
-                    found |= await self._broker.projections.read(progress.positions, _COUNT, wait=False)
+                    found |= await self._broker.projections.read(progress.positions, self._count, wait=False)
                 except BrokerRefused as error:
                     self._set_aside(projector, error)
         return found

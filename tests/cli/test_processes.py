@@ -80,7 +80,8 @@ class Terminal:
 
     def __init__(self, folder: Path, server: str | None) -> None:
         self.folder = folder
-        self._variables = {**os.environ, "PYTHONPATH": str(SOURCE), "PYTHONUNBUFFERED": "1", "NO_COLOR": "1"}
+        self._variables = {**os.environ, "PYTHONPATH": str(SOURCE), "PYTHONUNBUFFERED": "1", "NO_COLOR": "1",
+                           "COLUMNS": "140"}
         self._variables.pop("CHOREO_REDIS_URL", None)
         if server:
             self._variables["CHOREO_REDIS_URL"] = server

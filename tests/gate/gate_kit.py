@@ -74,7 +74,8 @@ class Desk:
         """XADD an event as any program may. Returns the entry's id."""
         fields = {"id": event, "type": type, "subject": saga, "data": "{}", **attributes}
         flat = [part for pair in fields.items() for part in pair]
-        return (await self.call("XADD", self.stream(), "*", *flat)).decode()
+        entry: bytes = await self.call("XADD", self.stream(), "*", *flat)
+        return entry.decode()
 
     def emit(self, event: str, type: str = "Paid", *, ends: str = "", stream: str = "results") -> Emission:
         return Emission(self.stream(stream), event, type, ends, b'{"amount":1}')
@@ -118,7 +119,8 @@ class Desk:
             await self.call("DEL", *keys)
 
     async def _all_keys(self) -> list[str]:
-        pattern, cursor, keys = f"{{{self.keys.namespace}:0}}:*", b"0", set()
+        pattern, cursor = f"{{{self.keys.namespace}:0}}:*", b"0"
+        keys: set[str] = set()
         while True:
             cursor, page = await self.call("SCAN", cursor, "MATCH", pattern, "COUNT", 1000)
             keys.update(key.decode() for key in page)

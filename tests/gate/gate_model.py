@@ -91,7 +91,8 @@ class Choreography:
 @st.composite
 def choreographies(draw: st.DrawFn) -> Choreography:
     """Random choreographies without cycles: chains, branches, joins, reactions to aborts and to undos."""
-    forward, back, steps = ["E0"], [], []
+    forward, steps = ["E0"], []
+    back: list[str] = []
     size = draw(st.integers(4, 8))
     # Most steps succeed and can be undone, or little would happen.
     special = draw(st.sets(st.integers(1, size), max_size=1)) | {size}

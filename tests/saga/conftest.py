@@ -6,7 +6,7 @@ from collections.abc import AsyncIterator
 
 import pytest
 import redis.asyncio
-from saga_kit import Cast
+from saga_cast import Cast
 
 from choreo.broker.connection import Connection
 

@@ -6,7 +6,9 @@ from collections import Counter
 
 import anyio
 import pytest
-from saga_kit import A, Cast, Finished, Started, choreography, on_stage, until
+from saga_cast import A, Cast, Finished, Started
+from saga_kit import choreography, on_stage
+from saga_wait import until
 
 from choreo import Choreography
 from choreo.broker.connection import Connection

@@ -6,20 +6,9 @@ from collections.abc import Awaitable, Callable
 
 import anyio
 import pytest
-from saga_kit import (
-    A,
-    B,
-    Billed,
-    C,
-    Cast,
-    Finished,
-    Refused,
-    Started,
-    choreography,
-    on_stage,
-    reactions,
-    until,
-)
+from saga_cast import A, B, Billed, C, Cast, Finished, Refused, Started
+from saga_kit import choreography, on_stage, reactions
+from saga_wait import until
 
 from choreo import Abort, Event
 from choreo.broker.connection import Connection

@@ -2,23 +2,15 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Callable
+from dataclasses import dataclass
 
 import anyio
 import pytest
-from saga_kit import (
-    A,
-    B,
-    C,
-    Cast,
-    Finished,
-    Refused,
-    Stage,
-    Started,
-    choreography,
-    on_stage,
-    until,
-)
+from saga_cast import A, B, C, Cast, Finished, Refused, Started
+from saga_kit import Stage, choreography, on_stage
+from saga_wait import until
 
 from choreo import Abort
 from choreo.broker.connection import Connection
@@ -86,13 +78,43 @@ async def test_producer_sends_twice(connection: Connection, namespace: str, cast
     assert cast.diary.count("ship") == len(SAGAS)
 
 
-def blocked_keys(topology: Topology) -> dict[str, str]:
+@dataclass
+class Obstacle:
+    """Something else than what belongs there, on a key."""
+
+    connection: Connection
+    key: str
+    aside: bool = False
+
+    async def put(self) -> None:
+        self.aside = bool(await self.connection.call("EXISTS", self.key))
+        if self.aside:
+            await self.connection.call("RENAME", self.key, f"{self.key}:aside")
+        await self.connection.call("SET", self.key, "not ours")
+
+    async def remove(self) -> None:
+        assert await self.connection.call("GET", self.key) == b"not ours"
+        # In one step: in between a worker might write where what was there belongs.
+        back = ("RENAME", f"{self.key}:aside", self.key) if self.aside else ("DEL", self.key)
+        await self.connection.call(*back)
+        self.connection.announce_change()
+
+
+def on_two_streams(cast: Cast, namespace: str) -> Topology:
+    """A choreography whose last event has a stream of its own, which nobody reads."""
+    topology = choreography(namespace, cast.participants, completes=(C,))
+    streams = {"facts": ("Started", "A", "Refused"), "results": ("C",)}
+    return dataclasses.replace(topology, streams=streams)
+
+
+def key_of(topology: Topology, what: str) -> str:
+    """The key that a saga's decision has to write to."""
     keys, number = topology.keys, topology.keys.partition("s1")
     return {
         "record": keys.record(number, "s1"), "work": keys.work(number, "s1"), "journal": keys.journal(number),
         "stream": keys.stream(number, "results"), "inbox": keys.inbox(number, "pay"),
         "dead": keys.dead(number), "letters": keys.letters(number),
-    }  # fmt: skip
+    }[what]  # fmt: skip
 
 
 @pytest.mark.parametrize("what", ["record", "work", "journal", "stream", "inbox", "dead", "letters"])
@@ -102,41 +124,28 @@ async def test_key_in_the_way(
     """A key of the wrong type stops the step that has to write there, and nothing else is changed; the
     log names the key. When it is gone the saga goes on by itself.
     """
-    gate = anyio.Event()
+    gate, finishes = anyio.Event(), what in ("stream", "record", "work", "journal")
 
-    async def fail() -> C:
+    async def wait() -> C:
         await gate.wait()
+        if finishes:
+            return C()
         raise RuntimeError("boom")
 
-    async def finish() -> C:
-        await gate.wait()
-        return C()
-
-    finishes = what in ("stream", "record", "work", "journal")
     cast.step("pay", Started, A)
-    cast.step("last", A, C, undo=False, does=finish if finishes else fail)
-    topology = choreography(namespace, cast.participants, completes=(C,))
-    topology = Topology(
-        namespace, 2, {"facts": ("Started", "A", "Refused"), "results": ("C",)}, {}, topology.sagas,
-        topology.defaults,
-    )  # fmt: skip
-    key = blocked_keys(topology)[what]
+    cast.step("last", A, C, undo=False, does=wait)
+    topology = on_two_streams(cast, namespace)
+    obstacle = Obstacle(connection, key_of(topology, what))
     async with on_stage(connection, topology, cast.participants) as stage:
         await stage.start()
         await cast.until("last")
-        aside = await connection.call("EXISTS", key)
-        if aside:
-            await connection.call("RENAME", key, f"{key}:aside")
-        await connection.call("SET", key, "not ours")
+        await obstacle.put()
         gate.set()
-        await until(lambda: any(key in said and said.startswith("last") for said in caplog.messages))
+        await until(lambda: any(obstacle.key in said and said.startswith("last") for said in caplog.messages))
         assert await stage.pending("last") == 1
         assert await stage.published() == ["Started", "A"]
-        assert await connection.call("GET", key) == b"not ours"
         assert cast.undone() == []
-        # In one step: in between a worker might write where what was there belongs.
-        await connection.call(*(("RENAME", f"{key}:aside", key) if aside else ("DEL", key)))
-        connection.announce_change()
+        await obstacle.remove()
         # Not by the view: the tracker may have been stopped by the same key, and looks again later.
         await stage.reaches(State.COMPLETED if finishes else State.COMPENSATED)
         assert await stage.letters() == ([] if finishes else ["step-failed"])

@@ -6,7 +6,9 @@ import itertools
 
 import anyio
 import pytest
-from saga_kit import A, Cast, Finished, Refused, Started, choreography, on_stage, until
+from saga_cast import A, Cast, Finished, Refused, Started
+from saga_kit import choreography, on_stage
+from saga_wait import until
 
 from choreo import Abort
 from choreo.broker.connection import Connection

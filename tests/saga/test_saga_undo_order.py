@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import anyio
 import pytest
-from saga_kit import A, B, C, Cast, D, E, Refused, Started, choreography, on_stage, reactions, until
+from saga_cast import A, B, C, Cast, D, E, Refused, Started
+from saga_kit import choreography, on_stage, reactions
+from saga_wait import until
 
 from choreo import Abort
 from choreo.broker.connection import Connection

@@ -4,19 +4,8 @@ from __future__ import annotations
 
 import anyio
 import pytest
-from saga_kit import (
-    A,
-    B,
-    C,
-    Cast,
-    Finished,
-    Refused,
-    Restored,
-    Started,
-    choreography,
-    on_stage,
-    reactions,
-)
+from saga_cast import A, B, C, Cast, Finished, Refused, Restored, Started
+from saga_kit import choreography, on_stage, reactions
 
 from choreo import Abort, Context, Event, Participant
 from choreo.broker.connection import Connection

@@ -78,7 +78,8 @@ async def test_a_rebuild_beside_a_tracker_at_work(
     open_broker: OpenBroker, topology: Topology, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Rebuilding again and again while sagas run and another tracker projects them: the right views."""
-    monkeypatch.setattr(follower, "_COUNT", 3)
+    monkeypatch.setattr(follower, "_ENTRIES", 1)
+    monkeypatch.setattr(follower, "_LEAST", 3)
     monkeypatch.setattr(follower, "_STANDBY", 0.02)
     broker, beside = open_broker(topology), open_broker(topology)
     choreo = Choreography(topology, broker)
@@ -126,7 +127,8 @@ async def test_a_rebuild_that_is_killed_is_finished_by_the_next_tracker(
     open_broker: OpenBroker, topology: Topology, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Wherever a rebuild is killed, the next tracker ends up with the right views."""
-    monkeypatch.setattr(follower, "_COUNT", 5)
+    monkeypatch.setattr(follower, "_ENTRIES", 1)
+    monkeypatch.setattr(follower, "_LEAST", 5)
     broker = open_broker(topology)
     await run_sagas(topology, broker, EVERY_OUTCOME)
     right = await catch_up(topology, broker)

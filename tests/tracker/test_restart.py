@@ -43,7 +43,8 @@ MIXED = [1, NO_STOCK, 1, DECLINED, BOOM, 1, STUCK, 1]
 @pytest.fixture(autouse=True)
 def small_steps(monkeypatch: pytest.MonkeyPatch) -> None:
     """Trackers take a few entries at a time and stand by shortly, so that much can happen in between."""
-    monkeypatch.setattr(follower, "_COUNT", 4)
+    monkeypatch.setattr(follower, "_ENTRIES", 1)
+    monkeypatch.setattr(follower, "_LEAST", 4)
     monkeypatch.setattr(follower, "_STANDBY", 0.02)
     monkeypatch.setattr(follower, "_ASIDE", 0.1)
 
