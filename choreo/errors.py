@@ -139,6 +139,9 @@ class Abort(Exception):
     """Raised by a handler: a business failure. No retry; the saga unwinds.
 
     ``reason`` is for people: it is kept with the saga and shown in its trace.
+
+    The step that aborts is not undone itself. So raise it only when no attempt took effect: what an
+    earlier attempt may have done (see ``ctx.attempt``) must be looked up by ``ctx.key`` first.
     """
 
     #: Also there for subclasses whose ``__init__`` does not call this one.

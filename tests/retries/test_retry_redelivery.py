@@ -139,6 +139,26 @@ async def test_an_undo_is_not_run_again_while_its_retry_is_parked(stage: Stage, 
         assert line.undos == [1]
 
 
+async def test_nor_when_the_saga_has_completed_meanwhile(stage: Stage, again: Again) -> None:
+    """Completion clears away what a saga needs no more; how far its attempts are is still needed."""
+    line = Line(fails_until=2)
+    shipping = Participant("shipping")
+
+    @shipping.on(Placed)
+    async def send(placed: Placed) -> Shipped:
+        await until(stage.due, "the retry to be parked")
+        return Shipped()
+
+    async with stage.playing(line.participant(), shipping, clock=line.clock) as choreo:
+        await choreo.start(Placed(), saga_id="s1")
+        assert (await choreo.wait("s1", timeout=10)).status == "completed"
+        await again(stage, stage.topology.keys.stream(0, "orders"))
+        await probe(stage, choreo)
+        assert line.runs == [1]
+        line.clock.advance(3600)
+        await until(lambda: line.runs == [1, 2], "the second attempt")
+
+
 async def test_groups_that_were_deleted_cost_no_attempt(stage: Stage) -> None:
     """The groups vanish each time a retry is parked: every attempt still runs once, in order."""
     line = Line(fails_until=4)

@@ -396,6 +396,36 @@ async def test_a_join_that_is_retried_gets_the_same_events(stage: Stage) -> None
     assert len(await stage.emitted("Shipped")) == 1
 
 
+async def test_a_join_that_was_parked_when_the_saga_completed_still_runs(stage: Stage) -> None:
+    """Completion clears away what a saga needs no more; the events of the join are still needed."""
+    seen: list[tuple[int, int]] = []
+    clock = HandClock()
+    payments, shipping = Participant("payments"), Participant("shipping")
+
+    @payments.on(Placed)
+    async def charge(placed: Placed) -> tuple[Paid, Reserved]:
+        return Paid(placed.amount), Reserved()
+
+    @payments.on(Reserved)
+    async def finish(reserved: Reserved) -> Shipped:
+        await until(stage.due, "the join's retry to be parked")
+        return Shipped()
+
+    @shipping.on_all(Paid, Reserved, retry=NEVER)
+    async def send(paid: Paid, reserved: Reserved, ctx: Context) -> Released:
+        seen.append((ctx.attempt, paid.amount))
+        if ctx.attempt == 1:
+            raise OSError("no line")
+        return Released()
+
+    async with stage.playing(payments, shipping, clock=clock, mover=False) as choreo:
+        await choreo.start(Placed(42), saga_id="s1")
+        assert (await choreo.wait("s1", timeout=20)).status == "completed"
+        clock.advance(3600)
+        await until(lambda: stage.emitted("Released"), "the join's event")
+    assert seen == [(1, 42), (2, 42)]
+
+
 async def test_steps_of_the_way_back_are_retried(stage: Stage) -> None:
     """Compensation by hand: a step that reacts to an abort is tried again although the saga has ended."""
     runs: list[int] = []
