@@ -29,7 +29,7 @@ async def fail_once(stage: Stage, payments: Participant, runs: list[int]) -> Non
         await until(lambda: runs, "the first attempt")
 
         async def is_parked() -> bool:
-            return (await choreo.view("s1")).retries == 1
+            return [view.retries for view in await choreo.sagas()] == [1]
 
         await until(is_parked, "the second attempt to be parked")
 
