@@ -7,7 +7,8 @@ from collections.abc import AsyncIterator
 import fakeredis
 import pytest
 import redis.asyncio
-from retry_kit import Seat, Stage, topology_of
+from retry_kit import Stage, topology_of
+from retry_seat import Seat
 
 from choreo.broker.broker import Broker
 from choreo.broker.connection import Connection

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import msgspec
 import pytest
-from retry_kit import NOW, Seat, until
+from retry_kit import NOW, until
+from retry_seat import Seat
 
 from choreo.broker.gate import Verdict
 from choreo.errors import BrokerUnavailable

@@ -68,6 +68,26 @@ async def test_what_waits_for_its_turn_keeps_its_lease(stage: Stage) -> None:
     assert sorted(runs) == sagas
 
 
+async def test_a_worker_that_was_frozen_does_not_take_over_its_own(stage: Stage) -> None:
+    """It could not renew its leases for a while, but goes on with what it has in hand: it runs once."""
+    runs: list[str] = []
+    payments = Participant("payments")
+
+    @payments.on(Placed)
+    async def charge(placed: Placed, ctx: Context) -> Shipped:
+        runs.append(ctx.saga_id)
+        time.sleep(0.15)  # noqa: ASYNC251  nothing else runs meanwhile
+        await anyio.sleep(0.15)
+        return Shipped()
+
+    sagas = [f"s{number}" for number in range(3)]
+    async with stage.playing(payments, lease=0.1) as choreo:
+        for saga in sagas:
+            await choreo.start(Placed(), saga_id=saga)
+            assert (await choreo.wait(saga, timeout=20)).status == "completed"
+    assert runs == sagas
+
+
 async def test_a_worker_that_died(stage: Stage) -> None:
     """Without a goodbye, its delivery is run by another one when the lease has run out."""
     runs: list[int] = []

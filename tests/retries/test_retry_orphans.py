@@ -3,13 +3,11 @@
 from __future__ import annotations
 
 import pytest
-from retry_kit import Paid, Placed, Reserved, Shipped, Stage, until
+from retry_kit import NEVER, HandClock, Paid, Placed, Reserved, Shipped, Stage, until
 
-from choreo import Context, Participant, Retry
+from choreo import Context, Participant
 
 pytestmark = pytest.mark.anyio
-
-SLOW = Retry(attempts=5, first=1.0, jitter=0.0)
 
 
 def as_it_is_now() -> Participant:
@@ -23,15 +21,14 @@ def as_it_is_now() -> Participant:
     return payments
 
 
-async def fail_once(stage: Stage, payments: Participant, runs: list[int]) -> None:
-    async with stage.playing(payments) as choreo:
+async def fail_once(stage: Stage, payments: Participant) -> HandClock:
+    """Have the first attempt fail. Returns a clock that shows when the next one is due."""
+    clock = HandClock()
+    async with stage.playing(payments, clock=clock) as choreo:
         await choreo.start(Placed(), saga_id="s1")
-        await until(lambda: runs, "the first attempt")
-
-        async def is_parked() -> bool:
-            return [view.retries for view in await choreo.sagas()] == [1]
-
-        await until(is_parked, "the second attempt to be parked")
+        await until(stage.due, "the second attempt to be parked")
+    clock.advance(3600)
+    return clock
 
 
 async def test_a_step_that_is_gone_is_a_dead_letter(stage: Stage) -> None:
@@ -39,13 +36,13 @@ async def test_a_step_that_is_gone_is_a_dead_letter(stage: Stage) -> None:
     runs: list[int] = []
     payments = Participant("payments")
 
-    @payments.on(Placed, retry=SLOW)
+    @payments.on(Placed, retry=NEVER)
     async def charge(placed: Placed, ctx: Context) -> Paid:
         runs.append(ctx.attempt)
         raise OSError("no line")
 
-    await fail_once(stage, payments, runs)
-    async with stage.playing(as_it_is_now()) as choreo:
+    clock = await fail_once(stage, payments)
+    async with stage.playing(as_it_is_now(), clock=clock) as choreo:
         view = await choreo.wait("s1", timeout=20)
     assert (view.status, view.dead_letters, runs) == ("compensated", 1, [1])
     assert "has no step charge" in view.reason
@@ -56,7 +53,7 @@ async def test_its_undo_is_missed_as_well(stage: Stage) -> None:
     runs: list[int] = []
     payments = Participant("payments")
 
-    @payments.on(Placed, retry=SLOW)
+    @payments.on(Placed, retry=NEVER)
     async def charge(placed: Placed, ctx: Context) -> Paid:
         runs.append(ctx.attempt)
         raise OSError("no line")
@@ -65,7 +62,7 @@ async def test_its_undo_is_missed_as_well(stage: Stage) -> None:
     async def refund(placed: Placed, paid: Paid | None) -> None:
         raise AssertionError("it is gone, too")
 
-    await fail_once(stage, payments, runs)
-    async with stage.playing(as_it_is_now()) as choreo:
+    clock = await fail_once(stage, payments)
+    async with stage.playing(as_it_is_now(), clock=clock) as choreo:
         view = await choreo.wait("s1", timeout=20)
     assert (view.status, view.dead_letters, runs) == ("failed", 2, [1])
