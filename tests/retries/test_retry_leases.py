@@ -5,16 +5,20 @@ from __future__ import annotations
 import asyncio
 import threading
 import time
-from collections.abc import Callable, Coroutine, Iterator
+from collections.abc import Callable, Coroutine, Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
 
 import anyio
 import pytest
-from retry_kit import PATIENCE, Paid, Placed, Reserved, Shipped, Stage, until
+from retry_kit import PATIENCE, HandClock, Paid, Placed, Reserved, Shipped, Stage, until
+from retry_seat import Seat
 
 from choreo import Abort, Context, Participant
 from choreo.broker.broker import Broker
+from choreo.broker.groups import Delivery
+from choreo.runtime.slots import Slots
+from choreo.runtime.upkeep import Upkeep
 
 pytestmark = pytest.mark.anyio
 
@@ -68,24 +72,30 @@ async def test_what_waits_for_its_turn_keeps_its_lease(stage: Stage) -> None:
     assert sorted(runs) == sagas
 
 
-async def test_a_worker_that_was_frozen_does_not_take_over_its_own(stage: Stage) -> None:
-    """It could not renew its leases for a while, but goes on with what it has in hand: it runs once."""
-    runs: list[str] = []
-    payments = Participant("payments")
+async def test_a_worker_does_not_take_over_what_it_runs_itself(seat: Seat) -> None:
+    """Though its lease has run out, what is in hand is late, not lost; what another one left is taken."""
+    slots, taken, stopping = Slots(10), [], anyio.Event()
 
-    @payments.on(Placed)
-    async def charge(placed: Placed, ctx: Context) -> Shipped:
-        runs.append(ctx.saga_id)
-        time.sleep(0.15)  # noqa: ASYNC251  nothing else runs meanwhile
-        await anyio.sleep(0.15)
-        return Shipped()
+    async def dispatch(found: Sequence[Delivery]) -> None:
+        taken.extend(delivery.entry for delivery in found)
+        stopping.set()
 
-    sagas = [f"s{number}" for number in range(3)]
-    async with stage.playing(payments, lease=0.1) as choreo:
-        for saga in sagas:
-            await choreo.start(Placed(), saga_id=saga)
-            assert (await choreo.wait(saga, timeout=20)).status == "completed"
-    assert runs == sagas
+    await seat.publish("s1", "mine")
+    mine = await seat.take()
+    slots.hold(mine)
+    other = await Seat.at(seat.stage, "two")
+    await other.publish("s2", "lost")
+    lost = await other.take()
+    for holder, delivery in ((seat, mine), (other, lost)):
+        await seat.stage.call(
+            "XCLAIM", delivery.stream, "payments", holder.identity.consumer, 0, delivery.entry,
+            "IDLE", 1_000_000, "JUSTID",
+        )  # fmt: skip
+    groups, streams = seat.stage.broker.groups, dict.fromkeys(seat.streams, 0)
+    upkeep = Upkeep(groups, seat.identity, streams, slots, LEASE, HandClock())
+    with anyio.fail_after(PATIENCE):
+        await upkeep.recover(stopping, dispatch)
+    assert taken == [lost.entry]
 
 
 async def test_a_worker_that_died(stage: Stage) -> None:

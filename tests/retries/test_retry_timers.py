@@ -83,18 +83,19 @@ async def test_five_movers_at_once_move_each_timer_once(
     sagas = await park_many(real_stage, 2000)
     chance = random.Random(7)
 
-    async def move() -> None:
-        async with Broker.open(server_url, real_stage.topology.keys) as broker:
-            while (await broker.timers.move_due(NOW)).following is not None:
-                pass
+    async def drain(broker: Broker) -> None:
+        while (await broker.timers.move_due(NOW)).following is not None:
+            pass
 
     async def move_and_be_cancelled() -> None:
-        while await real_stage.due():
-            mover = asyncio.ensure_future(move())
-            await asyncio.wait([mover], timeout=chance.uniform(0.001, 0.02))
-            mover.cancel()
-            await asyncio.wait([mover])
-            assert mover.cancelled() or mover.exception() is None
+        async with Broker.open(server_url, real_stage.topology.keys) as broker:
+            while await real_stage.due():
+                await broker.connection.call("PING")  # what is cancelled shall be a script, not a connect
+                mover = asyncio.ensure_future(drain(broker))
+                await asyncio.wait([mover], timeout=chance.uniform(0.001, 0.01))
+                mover.cancel()
+                await asyncio.wait([mover])
+                assert mover.cancelled() or mover.exception() is None
 
     async with anyio.create_task_group() as movers:
         for _ in range(5):
