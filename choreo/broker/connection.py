@@ -71,13 +71,18 @@ class Script:
     digest: str
 
 
+#: The first line of a script that stands on others. Lua scripts on the server cannot import.
+_USES = re.compile(r"-- uses: (.+)\n")
+
+
 @cache
 def load_script(name: str) -> Script:
-    """The script ``scripts/<name>.lua``, behind what scripts share if it uses that."""
+    """The script ``scripts/<name>.lua``, behind those that its first line says it uses."""
     folder = files("choreo.broker") / "scripts"
     text = (folder / f"{name}.lua").read_text("utf-8")
-    if "open_saga(" in text or "misfit(" in text:
-        text = (folder / "saga.lua").read_text("utf-8") + text
+    uses = _USES.match(text)
+    parts = uses[1].split(", ") if uses else []
+    text = "".join((folder / f"{part}.lua").read_text("utf-8") for part in parts) + text
     return Script(name, text, hashlib.sha1(text.encode(), usedforsecurity=False).hexdigest())
 
 

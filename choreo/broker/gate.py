@@ -271,7 +271,7 @@ class Stuck(Decision):
 
     def body(self, ring: _Keyring) -> list[Argument]:
         fields = self.letter.fields
-        return [self.undo, "stuck", self.note, self.detail, self.letter.id, len(fields), *fields]
+        return [self.undo, self.note, self.detail, self.letter.id, len(fields), *fields]
 
 
 @dataclass(slots=True)

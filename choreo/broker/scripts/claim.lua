@@ -1,3 +1,5 @@
+-- uses: saga
+--
 -- Take over deliveries whose worker has not renewed its lease.
 --
 -- KEYS  1 stream, 2 dead letters, 3 their states

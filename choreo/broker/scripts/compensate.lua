@@ -1,3 +1,5 @@
+-- uses: saga
+--
 -- Unwind a running saga on an operator's word.
 --
 -- KEYS  1 record, 2 work, 3 journal, 4 dead letters, 5 their states, 6 timers, 7 what is parked

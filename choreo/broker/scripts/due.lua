@@ -1,3 +1,5 @@
+-- uses: saga
+--
 -- Move what is due from the timers to the inboxes. Any process may run it: a timer moves once.
 --
 -- KEYS  1 timers, 2 what is parked

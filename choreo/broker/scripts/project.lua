@@ -1,3 +1,5 @@
+-- uses: saga
+--
 -- Write what the tracker made of a batch of entries of one partition, all or nothing.
 --
 -- KEYS  1 progress (hash), 2 dead letters, 3 their states, then: streams read; views, traces, indexes

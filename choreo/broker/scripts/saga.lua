@@ -1,5 +1,4 @@
--- What every script that changes a saga shares. It is put before each of them: Lua scripts on the
--- server cannot import.
+-- What every script that changes a saga shares.
 --
 -- A change is planned first and applied then. Planning only reads; it collects what is to be written.
 -- apply() looks at every target before it writes, because nothing is rolled back when a command fails

@@ -1,3 +1,5 @@
+-- uses: saga
+--
 -- Begin a saga: make its record and publish its first event, unless the id is taken.
 --
 -- KEYS  1 record, 2 work, 3 stream

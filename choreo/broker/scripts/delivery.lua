@@ -1,0 +1,97 @@
+-- A delivery that is being decided about: what the caller says of it, and whether it may decide.
+--
+-- For the gate, which says what KEYS and ARGV hold.
+
+local now, participant, consumer = ARGV[1], ARGV[2], ARGV[3]
+local keys = {
+  journal = KEYS[1], dead = KEYS[2], letters = KEYS[3], timers = KEYS[4], parked = KEYS[5], inbox = ARGV[4],
+}
+local at = 5
+
+local function take()
+  at = at + 1
+  return ARGV[at]
+end
+
+local function take_list(width)
+  local list = {}
+  for number = 1, tonumber(take()) do
+    local item = {}
+    for column = 1, width do item[column] = take() end
+    list[number] = width == 1 and item[1] or item
+  end
+  return list
+end
+
+-- How each mark's first letter answers when the same commit is sent again.
+local ANSWERS = { c = 'committed', l = 'late', x = 'closed', w = 'waiting' }
+
+local function read_head()
+  local record = tonumber(take())
+  local d = {
+    record = KEYS[record], work = KEYS[record + 1], stream = KEYS[tonumber(take())],
+    entry = take(), deliveries = tonumber(take()), subject = take(), sagatype = take(), step = take(),
+    event = take(), type = take(), token = take(), back = take() ~= '', began = take(),
+    attempt = tonumber(take()),
+  }
+  d.mark = 'd:' .. participant .. ':' .. d.event
+  d.line = participant .. '/' .. d.step .. ':' .. d.event
+  d.turn = d.line
+  return d
+end
+
+---- what has become of it -----------------------------------------------------------------------
+
+local function acknowledge(d)
+  redis.pcall('XACK', d.stream, participant, d.entry)
+end
+
+-- Whether the delivery is still this consumer's, and the same one.
+local function ours(d)
+  local pending = redis.pcall('XPENDING', d.stream, participant, d.entry, d.entry, 1)
+  if pending.err then return false end -- the group or the stream is gone
+  local row = pending[1]
+  return row ~= nil and row[2] == consumer and row[4] == d.deliveries
+end
+
+-- The answer if the delivery has been decided already, else nil.
+local function decided(d)
+  if misfit(d.record, 'hash') then return { 'blocked', d.record } end
+  local mark = redis.call('HGET', d.record, d.mark)
+  if not mark then return nil end
+  acknowledge(d)
+  if string.sub(mark, 2) == d.token then return { ANSWERS[string.sub(mark, 1, 1)] } end
+  return { 'duplicate' }
+end
+
+-- The answer if this attempt has failed before and the next one is parked or under way, else nil. It was
+-- delivered again: its group was set back, or its producer sent it twice.
+local function outrun(d)
+  local noted = redis.call('HGET', d.work, 'a:' .. d.turn)
+  if not noted then return nil end
+  local attempt, token = string.match(noted, '^(%d+) (.*)$')
+  if tonumber(attempt) < d.attempt then return nil end
+  acknowledge(d)
+  return { token == d.token and 'committed' or 'duplicate' }
+end
+
+local function finish(d, saga, letter, answer)
+  if d.attempt > 1 then saga.drops[#saga.drops + 1] = 'a:' .. d.turn end
+  local obstacle = blocked(saga, keys)
+  if obstacle then return { 'blocked', obstacle } end
+  saga.fields[#saga.fields + 1] = d.mark
+  saga.fields[#saga.fields + 1] = letter .. d.token
+  apply(saga, keys, now)
+  acknowledge(d)
+  return { answer or ANSWERS[letter], saga.state }
+end
+
+local function fact(d, saga, kind, about)
+  about.type, about.cause, about.participant, about.step = d.type, d.event, participant, d.step
+  about.began = d.began
+  journal(saga, now, kind, about.attempt and d.turn .. '#' .. about.attempt or d.line, about)
+end
+
+local function unwinds(saga)
+  return saga.state ~= 'running' and saga.state ~= 'completed'
+end

@@ -1,0 +1,62 @@
+-- Joins: steps that wait until several events of their saga are there.
+
+local function part_field(prefix, d, wanted)
+  return prefix .. participant .. '/' .. d.step .. ':' .. wanted
+end
+
+-- The parts of a join that fired for this event, in the order of its types, or nil.
+local function fired(d, saga)
+  local parts = {}
+  for number, wanted in ipairs(d.wants) do
+    local part = redis.call('HGET', saga.work, 'x:' .. d.line .. ':' .. wanted)
+    if not part then return nil end
+    parts[number] = part
+  end
+  return parts
+end
+
+-- The parts of a join when this event completes it, and their ledgers; or nil and what is missing.
+local function complete(d, saga)
+  local parts, ledgers, missing = {}, {}, {}
+  for number, wanted in ipairs(d.wants) do
+    if wanted == d.type then
+      parts[number], ledgers[number] = d.part, d.parents
+    else
+      parts[number] = redis.call('HGET', saga.work, part_field('j:', d, wanted))
+      ledgers[number] = redis.call('HGET', saga.work, part_field('k:', d, wanted)) or ''
+      if not parts[number] then missing[#missing + 1] = wanted end
+    end
+  end
+  if #missing > 0 then return nil, missing end
+  return parts, ledgers
+end
+
+local function clear_join(d, saga)
+  for _, wanted in ipairs(d.joined) do
+    saga.drops[#saga.drops + 1] = 'x:' .. d.line .. ':' .. wanted
+  end
+end
+
+-- Keep the event for the join, or fire it. Returns an answer if the delivery is settled by that.
+local function gather(d, saga)
+  local parts = fired(d, saga)
+  if parts then
+    d.parts = parts
+    return nil
+  end
+  local ledgers
+  parts, ledgers = complete(d, saga)
+  if not parts then
+    saga.blobs = { part_field('j:', d, d.type), d.part, part_field('k:', d, d.type), d.parents }
+    fact(d, saga, 'waiting', { note = table.concat(ledgers, ' ') })
+    return finish(d, saga, 'w')
+  end
+  for number, wanted in ipairs(d.wants) do
+    saga.blobs[#saga.blobs + 1] = 'x:' .. d.line .. ':' .. wanted
+    saga.blobs[#saga.blobs + 1] = parts[number]
+    saga.drops[#saga.drops + 1] = part_field('j:', d, wanted)
+    saga.drops[#saga.drops + 1] = part_field('k:', d, wanted)
+  end
+  d.parts, d.parents, d.fires = parts, table.concat(merge(ledgers), ' '), true
+  return nil
+end
