@@ -17,7 +17,7 @@ import anyio
 
 from choreo.broker.address import server_url
 from choreo.broker.broker import Broker
-from choreo.broker.clock import Clock, wall_clock
+from choreo.broker.clock import Clock
 from choreo.broker.patience import Patience
 from choreo.errors import BrokerUnavailable, ConfigurationError, SagaNotFound, UnroutableEvent, WaitTimeout
 from choreo.model.event import Event, type_name
@@ -48,10 +48,11 @@ class Choreography:
     Open one with :meth:`open`; it may be shared by any number of tasks of one event loop.
     """
 
-    def __init__(self, topology: Topology, broker: Broker, clock: Clock = wall_clock) -> None:
+    def __init__(self, topology: Topology, broker: Broker, clock: Clock | None = None) -> None:
         self.topology = topology
         self.broker = broker
-        self._clock = clock
+        self.clock = clock or broker.clock
+        """What it takes for now: the server's clock, in milliseconds since the epoch."""
         self._queries = Queries(topology, broker)
 
     @classmethod
@@ -76,7 +77,7 @@ class Choreography:
         """
         topology = source if isinstance(source, Topology) else load(source)
         async with Broker.open(server_url(topology, redis), topology.keys) as broker:
-            await broker.meta.join()
+            await broker.join()
             yield cls(topology, broker)
 
     async def start(self, event: Event, *, saga_id: str | None = None) -> str:
@@ -107,9 +108,10 @@ class Choreography:
                 f" sagas start with {', '.join(sorted(self.topology.starts))}"
             )
         saga_id = check_saga_id(saga_id or uuid.uuid4().hex)
+        await self.broker.clock.refresh()
         envelope = Envelope(
             id=derive_id("start", saga_id, event_type, data.decode()), type=event_type, subject=saga_id,
-            data=data, source="client", time=self._clock(), sagatype=saga.name,
+            data=data, source="client", time=self.clock(), sagatype=saga.name,
         )  # fmt: skip
         try:
             await _persist(partial(self.broker.sagas.start, stream, envelope))
@@ -217,7 +219,8 @@ class Choreography:
         token = uuid.uuid4().hex[:16]
         why = note or "an operator said so"
         words = [each.encode("utf-8", "backslashreplace").decode() for each in (why, who or _user())]
-        unwind = partial(self.broker.sagas.compensate, check_saga_id(saga_id), self._clock(), token, *words)
+        await self.broker.clock.refresh()
+        unwind = partial(self.broker.sagas.compensate, check_saga_id(saga_id), self.clock(), token, *words)
         return await _persist(unwind)
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 from types import TracebackType
 from typing import Self
 
+from choreo.broker.clock import ServerClock
 from choreo.broker.connection import Connection
 from choreo.broker.gate import Gate
 from choreo.broker.groups import Groups
@@ -21,6 +22,7 @@ class Broker:
     def __init__(self, connection: Connection, keys: Keys) -> None:
         self.connection = connection
         self.keys = keys
+        self.clock = ServerClock(connection)
         self.meta = Meta(connection, keys)
         self.gate = Gate(connection, keys)
         self.groups = Groups(connection, keys)
@@ -36,6 +38,16 @@ class Broker:
             ConfigurationError: if it is not a URL that redis clients understand.
         """
         return cls(Connection.open(url), keys)
+
+    async def join(self) -> None:
+        """Make sure that this process and the namespace fit, and look at the server's clock.
+
+        Raises:
+            LayoutMismatch, UnsupportedServer: as :meth:`Meta.join` does.
+            BrokerUnavailable: if the server cannot be reached.
+        """
+        await self.meta.join()
+        await self.clock.refresh()
 
     async def __aenter__(self) -> Self:
         return self

@@ -98,7 +98,7 @@ async def _serve(dev: Development, orders: serving.Orders, url: str, kind: str =
                 await open_brokers.enter_async_context(Broker.open(url, dev.topology.keys))
                 for _ in range(len(dev.participants) + 1)
             ]
-            await brokers[0].meta.join()
+            await brokers[0].join()
             jobs: list[serving.Job] = [Tracker(dev.topology, brokers[0])]
             for participant, broker in zip(dev.participants, brokers[1:], strict=True):
                 jobs.append(Worker(participant, dev.topology, broker))

@@ -10,7 +10,6 @@ import anyio
 import click
 from rich.live import Live
 
-from choreo.broker.clock import wall_clock
 from choreo.choreography import Choreography
 from choreo.cli import failures
 from choreo.cli.output import console_for, remark, show, show_json
@@ -45,9 +44,9 @@ def list_sagas(settings: Settings, wanted: Wanted, *, as_json: bool) -> int:
 
 
 async def _list_sagas(settings: Settings, wanted: Wanted, as_json: bool) -> int:
-    now = wall_clock()
-    since = 0 if wanted.since is None else max(0, now - round(wanted.since * 1000))
     async with open_choreography(settings) as choreo:
+        now = choreo.clock()
+        since = 0 if wanted.since is None else max(0, now - round(wanted.since * 1000))
         types = choreo.topology.sagas
         if wanted.saga_type is not None and wanted.saga_type not in types:
             raise click.UsageError(
@@ -80,7 +79,7 @@ async def _show_trace(settings: Settings, saga_id: str, follow: bool, errors: bo
     if as_json:
         show_json(trace)
     else:
-        show(format_trace(trace, now=wall_clock(), errors=errors))
+        show(format_trace(trace, now=choreo.clock(), errors=errors))
     return failures.FINE
 
 
@@ -101,7 +100,7 @@ async def _follow_live(choreo: Choreography, trace: Trace, errors: bool) -> Trac
     with Live(console=console_for(sys.stdout), auto_refresh=False, transient=True) as live:
 
         async def draw(trace: Trace) -> None:
-            live.update(format_trace(trace, now=wall_clock(), errors=errors), refresh=True)
+            live.update(format_trace(trace, now=choreo.clock(), errors=errors), refresh=True)
 
         await draw(trace)
         return await _follow(choreo, trace, draw)

@@ -91,7 +91,7 @@ async def _serve_one(
     with anyio.CancelScope() as scope, naming_server(url):
         orders = serving.Orders(stop=scope.cancel)
         async with serving.obeying(orders), Broker.open(url, topology.keys) as broker:
-            await broker.meta.join()
+            await broker.join()
             await serving.serve([make_job(broker)], orders, ready=_nothing, lifeline=lifeline)
     return failures.FINE
 
@@ -100,7 +100,7 @@ async def _rehearse(topology: Topology, url: str, participant: Participant) -> N
     with naming_server(url):
         async with Broker.open(url, topology.keys) as broker:
             Worker(participant, topology, broker)
-            await broker.meta.join()
+            await broker.join()
 
 
 def _worker_command(settings: Settings, crew: Crew) -> list[str]:

@@ -9,7 +9,6 @@ from pathlib import Path
 import anyio
 import click
 
-from choreo.broker.clock import wall_clock
 from choreo.choreography import Choreography
 from choreo.cli import failures
 from choreo.cli.output import remark, show, show_json
@@ -82,7 +81,7 @@ async def _start(
     if as_json:
         show_json(view)
     else:
-        show(format_end(view, wall_clock()))
+        show(format_end(view, choreo.clock()))
     return failures.FINE if view.status is State.COMPLETED else failures.BAD_NEWS
 
 

@@ -16,7 +16,7 @@ import anyio
 from anyio.abc import TaskGroup, TaskStatus
 
 from choreo.broker.broker import Broker
-from choreo.broker.clock import Clock, wall_clock
+from choreo.broker.clock import Clock
 from choreo.broker.connection import NoGroup
 from choreo.broker.gate import Identity
 from choreo.broker.groups import Delivery
@@ -63,7 +63,7 @@ class Worker:
 
     def __init__(
         self, participant: Participant, topology: Topology, broker: Broker, *,
-        options: WorkerOptions | None = None, clock: Clock = wall_clock,
+        options: WorkerOptions | None = None, clock: Clock | None = None,
     ) -> None:  # fmt: skip
         check_routes(participant, topology)
         self.participant = participant
@@ -71,7 +71,7 @@ class Worker:
         self.broker = broker
         self.options = options or WorkerOptions()
         self.identity = Identity(participant.name, _consumer_name())
-        self._clock = clock
+        self.clock = clock or broker.clock
         self._topics = self._find_topics()
         self._inboxes = {
             topology.keys.inbox(partition, participant.name): partition
@@ -79,7 +79,7 @@ class Worker:
         }
         self._keys = [*self._inboxes, *self._topics]
         self._slots = Slots(self.options.concurrency)
-        self._committer = Committer(broker.gate, self.identity, clock)
+        self._committer = Committer(broker.gate, self.identity, self.clock)
         self._stopping = anyio.Event()
         self._patience = Patience(logger, f"{participant.name}: reading")
 
@@ -109,8 +109,9 @@ class Worker:
             handling = self._make_handling(resources)
             upkeep = self._make_upkeep()
             background.start_soon(self._committer.run)
+            background.start_soon(self.broker.clock.follow)
             background.start_soon(upkeep.renew_leases)
-            background.start_soon(Alarm(self.broker.timers, self._clock, self.participant.name).run)
+            background.start_soon(Alarm(self.broker.timers, self.clock, self.participant.name).run)
             async with anyio.create_task_group() as handlers:
                 dispatch = partial(self._dispatch, handlers, handling)
                 handlers.start_soon(upkeep.recover, self._stopping, dispatch)
@@ -124,7 +125,7 @@ class Worker:
         await self._leave()
 
     async def _join(self) -> None:
-        await self.broker.meta.join()
+        await self.broker.join()
         await self.broker.meta.publish_contract(self.participant.name, encode_card(card_of(self.participant)))
         await self.broker.groups.ensure(self._keys, self.participant.name)
 
@@ -139,7 +140,7 @@ class Worker:
     def _make_upkeep(self) -> Upkeep:
         streams = {key: place.partition for key, place in self._topics.items()} | self._inboxes
         lease = self.options.lease
-        return Upkeep(self.broker.groups, self.identity, streams, self._slots, lease, self._clock)
+        return Upkeep(self.broker.groups, self.identity, streams, self._slots, lease, self.clock)
 
     def _make_handling(self, resources: Any) -> Handling:
         limiter = anyio.CapacityLimiter(self.options.threads)
@@ -147,7 +148,7 @@ class Worker:
         return Handling(
             self.participant.name, self.topology,
             {name: benches[step] for name, step in self.participant.reactions.items()},
-            self._committer, self._clock, resources,
+            self._committer, self.clock, resources,
         )  # fmt: skip
 
     async def _leave(self) -> None:

@@ -64,10 +64,11 @@ class Tracker:
             LayoutMismatch, UnsupportedServer: the server and this process do not fit.
             BrokerUnavailable: the server cannot be reached at the start; later the tracker waits for it.
         """
-        await self._broker.meta.join()
+        await self._broker.join()
         task_status.started()
         logger.info("tracker is ready")
         while not self._stopping.is_set():
+            await self._broker.clock.refresh()
             try:
                 projected = await self._step(wait=True)
             except BrokerError as error:
@@ -106,7 +107,7 @@ class Tracker:
         Raises:
             BrokerRefused: if a key of the tracker's has the wrong type; the other partitions are built.
         """
-        await self._broker.meta.join()
+        await self._broker.join()
         for projector in self._projectors:
             await self._broker.projections.wipe(projector.partition, begin=True)
             self._lose_track(projector)
