@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+from contextlib import suppress
 from dataclasses import dataclass
+
+import msgspec
 
 from choreo.broker.connection import Connection
 from choreo.broker.groups import fields_of
 from choreo.errors import BrokerRefused, LayoutMismatch, UnsupportedServer
+from choreo.model.pause import Pause, decode_pause, encode_pause
 from choreo.wire.keys import Keys
 from choreo.wire.limits import LAYOUT_VERSION, MIN_SERVER
 
@@ -69,3 +73,21 @@ class Meta:
         """Every participant's contract, as its workers last said."""
         flat = await self.connection.call("HGETALL", self.keys.contracts)
         return {name.decode(): contract for name, contract in fields_of(flat).items()}
+
+    async def pause(self, participant: str, pause: Pause) -> Pause:
+        """Pause a participant. Returns the pause that holds now: an earlier one is not replaced."""
+        await self.connection.call("HSETNX", self.keys.paused, participant, encode_pause(pause))
+        return (await self.paused()).get(participant, pause)
+
+    async def resume(self, participant: str) -> bool:
+        """Let a participant work again. Returns whether it was paused."""
+        return bool(await self.connection.call("HDEL", self.keys.paused, participant))
+
+    async def paused(self) -> dict[str, Pause]:
+        """Every participant that is paused, by name. What somebody else wrote there is left out."""
+        flat = await self.connection.call("HGETALL", self.keys.paused)
+        found = {}
+        for name, packed in fields_of(flat).items():
+            with suppress(UnicodeDecodeError, msgspec.DecodeError):
+                found[name.decode()] = decode_pause(packed)
+        return found

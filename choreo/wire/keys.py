@@ -21,6 +21,7 @@ key                            type    what it holds, and for how long
 ``{ns:p}:tracker``             hash    how far the tracker has read each stream
 ``ns:meta``                    hash    layout version, partitions
 ``ns:contracts``               hash    participant -> its contract (JSON), as its workers last said
+``ns:paused``                  hash    participant -> who paused it, when and why (JSON), until it is resumed
 =============================  ======  ============================================================
 """
 
@@ -62,6 +63,7 @@ class Keys:
         self.partitions = partitions
         self.meta = f"{namespace}:meta"
         self.contracts = f"{namespace}:contracts"
+        self.paused = f"{namespace}:paused"
         self._tags = [f"{{{namespace}:{number}}}" for number in range(partitions)]
 
     def partition(self, saga_id: str) -> int:

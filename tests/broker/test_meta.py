@@ -12,6 +12,7 @@ import redis.asyncio
 from choreo.broker.broker import Broker
 from choreo.broker.connection import Connection
 from choreo.errors import LayoutMismatch, UnsupportedServer
+from choreo.model.pause import Pause
 from choreo.wire.keys import Keys
 
 pytestmark = pytest.mark.anyio
@@ -81,3 +82,23 @@ async def test_the_oldest_server_that_will_do() -> None:
     """6.2.0 is accepted."""
     async with server_of_version("6.2.0") as url, Broker.open(url, Keys("n", 1)) as broker:
         await broker.meta.check_server()
+
+
+async def test_a_participant_is_paused_and_resumed(redis_client: redis.asyncio.Redis, namespace: str) -> None:
+    """Who paused it first is kept, whoever else asks; it works again when anybody resumes it."""
+    meta = broker_of(redis_client, namespace, 1).meta
+    first, second = Pause("ann", 1_000, "the bank is down"), Pause("bob", 2_000)
+    assert await meta.pause("payments", first) == first
+    assert await meta.pause("payments", first) == first
+    assert await meta.pause("payments", second) == first
+    assert await meta.paused() == {"payments": first}
+    assert await meta.resume("payments")
+    assert not await meta.resume("payments")
+    assert await meta.paused() == {}
+
+
+async def test_what_is_no_pause_is_left_out(redis_client: redis.asyncio.Redis, namespace: str) -> None:
+    """What another program has written there pauses nobody, and stops nobody from looking."""
+    meta = broker_of(redis_client, namespace, 1).meta
+    await redis_client.hset(f"{namespace}:paused", mapping={"payments": "yes", b"\xff": "{}"})
+    assert await meta.paused() == {}

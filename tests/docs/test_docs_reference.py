@@ -69,7 +69,8 @@ def test_keys_are_made_as_the_page_says() -> None:
     made = keys.Keys("ns", 8)
     words = {"partition": 3, "name": "<name>", "participant": "<participant>", "saga_id": "<id>",
              "saga_type": "<type>", "state": "<state>"}  # fmt: skip
-    names = {"ns:meta": made.meta, "ns:contracts": made.contracts}
+    whole = ("meta", "contracts", "paused")
+    names = {f"ns:{name}": getattr(made, name) for name in whole}
     for name, method in inspect.getmembers(made, inspect.ismethod):
         if name.startswith("_") or name in ("partition", "inbox_prefix"):
             continue
