@@ -17,9 +17,9 @@ from rich.console import Console
 from choreo.broker.clock import wall_clock
 from choreo.broker.engine import Engine
 from choreo.choreography import Choreography
-from choreo.cli.loading import load_all
-from choreo.cli.trace_format import format_trace
+from choreo.drawing.trace_format import format_trace
 from choreo.errors import ChoreoError
+from choreo.loading import load_all
 from choreo.local import running
 from choreo.model.saga import State
 from choreo.wire.streams_yaml import load

@@ -23,8 +23,12 @@ ARROWS = {
     "tracker": {"broker", "wire", "model", "errors"},
     "choreography": {"tracker", "broker", "wire", "model", "errors"},
     "local": {"choreography", "runtime", "tracker", "broker", "wire", "model", "errors"},
-    "testing": {"local", "choreography", "runtime", "tracker", "broker", "wire", "model", "errors", "choreo"},
-    "cli": {"local", "choreography", "runtime", "tracker", "broker", "wire", "model", "errors", "choreo"},
+    "loading": {"wire", "model", "errors"},
+    "drawing": {"wire", "model", "errors"},
+    "testing": {"local", "choreography", "loading", "drawing", "runtime", "tracker", "broker", "wire", "model",
+                "errors", "choreo"},
+    "cli": {"local", "choreography", "loading", "drawing", "runtime", "tracker", "broker", "wire", "model",
+            "errors", "choreo", "testing"},
     # The front door: names for users. What needs redis it imports only when asked for.
     "choreo": {"choreography", "model", "errors"},
 }

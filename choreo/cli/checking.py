@@ -11,11 +11,11 @@ from rich.console import Group
 from rich.text import Text
 
 from choreo.cli import failures, graph_format
-from choreo.cli.loading import flow_of, load_all
 from choreo.cli.output import show, show_json
 from choreo.cli.settings import Settings
-from choreo.cli.text import clean, count
+from choreo.drawing.text import clean, count
 from choreo.errors import ConfigurationError
+from choreo.loading import flow_of, load_all
 from choreo.model import checks
 from choreo.model.checks import Finding, Severity
 from choreo.model.flow import Flow

@@ -9,8 +9,8 @@ from typing import Any
 
 import click
 
-from choreo.cli.durations import parse_duration
 from choreo.cli.settings import Settings, shared_options
+from choreo.drawing.durations import parse_duration
 
 #: The states of a saga, as :class:`choreo.model.saga.State` has them; a test compares the two.
 STATES = ("running", "completed", "compensating", "compensated", "failed", "resolved")

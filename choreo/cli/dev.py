@@ -18,13 +18,13 @@ from choreo.broker.broker import Broker
 from choreo.broker.connection import public_url
 from choreo.broker.engine import Engine
 from choreo.cli import failures, logs, serving
-from choreo.cli.loading import load_all
 from choreo.cli.output import show
 from choreo.cli.payload import event_class, example
 from choreo.cli.session import naming_server, run_async
 from choreo.cli.settings import Settings
-from choreo.cli.text import clean
+from choreo.drawing.text import clean
 from choreo.errors import BrokerUnavailable, ConfigurationError
+from choreo.loading import load_all
 from choreo.model.participant import Participant
 from choreo.runtime.worker import Worker
 from choreo.tracker.follower import Tracker

@@ -26,7 +26,7 @@ from pathlib import Path
 
 import click
 
-from choreo.cli.text import clean, clean_lines
+from choreo.drawing.text import clean, clean_lines
 from choreo.errors import BrokerUnavailable, ChoreoError, SagaError
 
 FINE, BAD_NEWS, WRONG_USE, UNREACHABLE, BUG, INTERRUPTED = 0, 1, 2, 3, 70, 130

@@ -9,7 +9,7 @@ import time
 
 import click
 
-from choreo.cli.text import clean, clean_lines
+from choreo.drawing.text import clean, clean_lines
 
 _COLOURS = {"WARNING": "yellow", "ERROR": "red", "CRITICAL": "red"}
 _MESSAGE_LIMIT = 2000

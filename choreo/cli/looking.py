@@ -16,7 +16,7 @@ from choreo.cli.output import console_for, remark, show, show_json
 from choreo.cli.sagas_format import format_sagas
 from choreo.cli.session import open_choreography, run_async
 from choreo.cli.settings import Settings
-from choreo.cli.trace_format import format_trace
+from choreo.drawing.trace_format import format_trace
 from choreo.errors import SagaNotFound
 from choreo.model.trace import Trace
 

@@ -10,7 +10,7 @@ import click
 import msgspec
 from rich.console import Console, RenderableType
 
-from choreo.cli.text import clean, escape_json
+from choreo.drawing.text import clean, escape_json
 
 #: Columns where no terminal says how many there are: programs that read lines want them whole.
 _PIPE_COLUMNS = 4000

@@ -8,9 +8,9 @@ from typing import Any
 import msgspec
 from msgspec import inspect
 
-from choreo.cli.loading import load_all
 from choreo.cli.output import remark
 from choreo.errors import ConfigurationError, EventError
+from choreo.loading import load_all
 from choreo.model.event import Event, type_name
 from choreo.model.participant import Participant
 from choreo.wire.envelope import Malformed, check_data, encode_data

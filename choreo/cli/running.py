@@ -15,10 +15,10 @@ import click
 from choreo.broker.address import URL_VARIABLE, server_url
 from choreo.broker.broker import Broker
 from choreo.cli import failures, logs, serving, supervisor
-from choreo.cli.loading import import_root, load_participant
 from choreo.cli.session import naming_server, run_async
 from choreo.cli.settings import CONFIG_VARIABLE, Settings
 from choreo.errors import ConfigurationError, Fault
+from choreo.loading import import_root, load_participant
 from choreo.model.participant import Participant
 from choreo.runtime.worker import Worker, WorkerOptions
 from choreo.tracker.follower import Tracker

@@ -8,9 +8,9 @@ from dataclasses import dataclass
 from rich.console import Console, ConsoleOptions, Group, RenderableType, RenderResult
 from rich.text import Text
 
-from choreo.cli.durations import format_age
-from choreo.cli.status import format_state, what_went_wrong
-from choreo.cli.text import clean
+from choreo.drawing.durations import format_age
+from choreo.drawing.status import format_state, what_went_wrong
+from choreo.drawing.text import clean
 from choreo.model.facts import View
 
 _HEADINGS = ("STATUS", "SAGA", "TYPE", "STARTED", "LAST", "WHAT WENT WRONG")

@@ -15,7 +15,7 @@ from choreo.cli.output import remark, show, show_json
 from choreo.cli.payload import check_payload, find_class
 from choreo.cli.session import open_choreography, run_async
 from choreo.cli.settings import Settings
-from choreo.cli.status import format_end
+from choreo.drawing.status import format_end
 from choreo.errors import UnroutableEvent
 from choreo.model.facts import View
 from choreo.model.saga import State

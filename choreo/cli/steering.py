@@ -12,8 +12,8 @@ from choreo.cli import failures
 from choreo.cli.output import show, show_json
 from choreo.cli.session import open_choreography, run_async
 from choreo.cli.settings import Settings
-from choreo.cli.status import format_state
-from choreo.cli.text import clean
+from choreo.drawing.status import format_state
+from choreo.drawing.text import clean
 from choreo.tracker.follower import Tracker
 
 

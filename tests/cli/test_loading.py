@@ -8,8 +8,8 @@ from pathlib import Path
 
 import pytest
 
-from choreo.cli.loading import flow_of, import_root, load_all, load_participant
 from choreo.errors import ConfigurationError, ContractError, Fault
+from choreo.loading import flow_of, import_root, load_all, load_participant
 from choreo.model.participant import Participant
 from choreo.wire.streams_yaml import load
 from choreo.wire.topology import Topology

@@ -7,9 +7,9 @@ import pytest
 from drawn import draw
 from rich.cells import cell_len
 
-from choreo.cli.durations import format_age, format_duration, parse_duration
 from choreo.cli.sagas_format import format_sagas
-from choreo.cli.status import format_end, format_time
+from choreo.drawing.durations import format_age, format_duration, parse_duration
+from choreo.drawing.status import format_end, format_time
 from choreo.model.facts import LastError, View
 from choreo.model.saga import State
 

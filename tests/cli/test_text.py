@@ -14,8 +14,8 @@ from choreo.cli.checking import format_findings
 from choreo.cli.failures import explain
 from choreo.cli.logs import LineFormatter
 from choreo.cli.sagas_format import format_sagas
-from choreo.cli.text import LIMIT, MAX_LINES, clean, clean_lines, count, escape_json, listed
-from choreo.cli.trace_format import format_trace
+from choreo.drawing.text import LIMIT, MAX_LINES, clean, clean_lines, count, escape_json, listed
+from choreo.drawing.trace_format import format_trace
 from choreo.errors import ConfigurationError, Fault, SagaNotFound
 from choreo.model.checks import Code, Finding, Severity
 from choreo.model.facts import Kind, LastError, View

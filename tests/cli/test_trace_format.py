@@ -9,7 +9,7 @@ from drawn import draw
 from rich.cells import cell_len
 from traces import START, emitted, handled, published, trace_of, view_of
 
-from choreo.cli.trace_format import format_trace, ordinal
+from choreo.drawing.trace_format import format_trace, ordinal
 from choreo.model.facts import Fact, Kind
 from choreo.model.saga import State
 from choreo.model.trace import EventNode, Reaction, Trace

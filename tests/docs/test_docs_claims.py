@@ -16,8 +16,8 @@ from msgspec.structs import replace
 
 from choreo import Choreography, Event, Participant, Retry
 from choreo.broker.engine import EngineProcess
-from choreo.cli.loading import load_all
 from choreo.errors import SagaNotFound
+from choreo.loading import load_all
 from choreo.local import running
 from choreo.model.facts import View
 from choreo.wire.streams_yaml import load, parse

@@ -18,7 +18,7 @@ import choreo
 from choreo import Choreography, Context, Participant, errors
 from choreo.cli import failures
 from choreo.cli.main import cli
-from choreo.cli.trace_format import format_trace
+from choreo.drawing.trace_format import format_trace
 from choreo.model import checks
 from choreo.model.checks import Code, Severity
 from choreo.model.facts import Kind, LastError, View

@@ -6,8 +6,8 @@ from datetime import datetime
 
 from rich.text import Text
 
-from choreo.cli.durations import format_duration
-from choreo.cli.text import clean
+from choreo.drawing.durations import format_duration
+from choreo.drawing.text import clean
 from choreo.model.facts import View
 from choreo.model.saga import State
 

@@ -21,9 +21,9 @@ from dataclasses import dataclass, field
 from rich.console import Console, ConsoleOptions, Group, RenderableType, RenderResult
 from rich.text import Text
 
-from choreo.cli.durations import format_duration
-from choreo.cli.status import LOOKS, format_state, format_time, format_took
-from choreo.cli.text import clean, clean_lines, count, listed
+from choreo.drawing.durations import format_duration
+from choreo.drawing.status import LOOKS, format_state, format_time, format_took
+from choreo.drawing.text import clean, clean_lines, count, listed
 from choreo.model.facts import Kind, View
 from choreo.model.saga import State
 from choreo.model.trace import Awaited, EventNode, Incident, Reaction, Trace
