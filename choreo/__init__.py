@@ -10,14 +10,16 @@ from typing import TYPE_CHECKING, Any
 
 from choreo.errors import Abort, ChoreoError
 from choreo.model.context import Context
-from choreo.model.event import Event
+from choreo.model.event import Event, SagaTimedOut
 from choreo.model.participant import Participant
 from choreo.model.policy import Retry
 
 if TYPE_CHECKING:
     from choreo.choreography import Choreography
 
-__all__ = ["Abort", "ChoreoError", "Choreography", "Context", "Event", "Participant", "Retry"]
+__all__ = [
+    "Abort", "ChoreoError", "Choreography", "Context", "Event", "Participant", "Retry", "SagaTimedOut",
+]  # fmt: skip
 
 
 def __getattr__(name: str) -> Any:

@@ -11,6 +11,7 @@ from pathlib import Path
 from types import ModuleType
 
 from choreo.errors import ConfigurationError, ContractError, Fault
+from choreo.model.event import OWN_EVENTS, type_name
 from choreo.model.flow import Flow, Plan, Route, SagaPlan, derive
 from choreo.model.participant import Participant
 from choreo.wire.limits import MAX_ERROR_CHARACTERS
@@ -50,8 +51,12 @@ def import_root(topology: Topology) -> Path:
 
 def flow_of(topology: Topology, participants: Sequence[Participant]) -> Flow:
     """The graph of ``participants`` under the streams and sagas of ``topology``."""
+    steps = [step for participant in participants for step in participant.steps]
+    heard = {type_name(event) for step in steps for event in step.on}
     routes = {
-        event: Route(stream, _place(topology, f"event:{event}")) for event, stream in topology.routes.items()
+        event: Route(stream, _place(topology, f"event:{event}"))
+        for event, stream in topology.routes.items()
+        if event not in OWN_EVENTS or event in heard
     }
     sagas = tuple(
         SagaPlan(
@@ -60,6 +65,7 @@ def flow_of(topology: Topology, participants: Sequence[Participant]) -> Flow:
             completes_with=saga.completes_with,
             completes_when_all=saga.completes_when_all,
             aborts_with=saga.aborts_with,
+            deadlines=saga.deadlines,
             where=_place(topology, f"saga:{saga.name}"),
         )
         for saga in topology.sagas.values()

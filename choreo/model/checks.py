@@ -7,11 +7,12 @@ a handler decides at run time is not looked into.
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterable, Iterator
+from collections.abc import Collection, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from enum import StrEnum
 
 from choreo.model.compare import differences
+from choreo.model.event import OWN_EVENTS
 from choreo.model.flow import Flow, SagaPlan, StepNode
 from choreo.model.risk import missing_undos
 
@@ -42,6 +43,8 @@ class Code(StrEnum):
     """A saga's start does not lead to what completes it."""
     CYCLE_WITHOUT_EXIT = "cycle-without-exit"
     """Events cause one another in a circle that leads to no end of a saga."""
+    EXPECTED_UNREACHED = "expected-unreached"
+    """A saga expects an event that nothing leads to, or after one that nothing leads to."""
     CONTRACTS_DIFFER = "contracts-differ"
     """Two participants mean different classes by one event type."""
 
@@ -61,7 +64,7 @@ class Finding:
 
 def check(flow: Flow) -> list[Finding]:
     """Every finding about ``flow``, ordered by file and line."""
-    found = [*_events(flow), *_undos(flow), *_ends(flow), *_cycles(flow), *_contracts(flow)]
+    found = [*_events(flow), *_expected(flow), *_undos(flow), *_ends(flow), *_cycles(flow), *_contracts(flow)]
     return sorted(dict.fromkeys(found), key=_place)
 
 
@@ -77,6 +80,9 @@ def _events(flow: Flow) -> Iterator[Finding]:
     starts = {event for saga in flow.plan.sagas for event in saga.starts_with}
     backward = _only_backward(flow)
     for event in flow.events:
+        if event in OWN_EVENTS:
+            yield from _own(flow, event)
+            continue
         emitted = bool(flow.emitters[event] or flow.undoers[event])
         if event in known and event not in flow.plan.routes:
             yield _uncarried(flow, event)
@@ -138,6 +144,39 @@ def _unemitted(flow: Flow, event: str) -> Finding:
         f"nobody emits {event}, which {_and(waiting)} {'waits' if len(waiting) == 1 else 'wait'} for;"
         " let a step return it, or take it out",
     )
+
+
+def _own(flow: Flow, event: str) -> Iterator[Finding]:
+    """choreo itself emits it, if there is a deadline to pass."""
+    hearers = flow.hearers[event]
+    if hearers and not any(saga.deadlines for saga in flow.plan.sagas):
+        yield Finding(
+            hearers[0].where, Severity.WARNING, Code.EVENT_UNEMITTED,
+            f"no saga has a deadline, so {event} never comes, which {_list(hearers)}"
+            f" {_verb(list(hearers), 'wait')} for; give the saga a `deadline`, or take the step out",
+        )
+
+
+def _expected(flow: Flow) -> Iterator[Finding]:
+    for saga in flow.plan.sagas:
+        reached = flow.forward(saga).events
+        for each in saga.deadlines.expects:
+            if each.after not in reached:
+                yield Finding(
+                    saga.where, Severity.WARNING, Code.EXPECTED_UNREACHED,
+                    f"saga {saga.name} expects {_or(each.one_of)} after {each.after}, but nothing leads from"
+                    f" its start to {each.after}; take the entry out of `expects`, or name another event",
+                )
+            elif reached.isdisjoint(each.one_of):
+                yield Finding(
+                    saga.where, Severity.WARNING, Code.EXPECTED_UNREACHED,
+                    f"saga {saga.name} expects {_or(each.one_of)} after {each.after}, but nothing leads from"
+                    f" its start to {_or(each.one_of)}, so it would always time out; name another event",
+                )
+
+
+def _or(names: Sequence[str]) -> str:
+    return " or ".join(names)
 
 
 def _unheard(flow: Flow, event: str) -> Finding:

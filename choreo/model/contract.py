@@ -12,7 +12,7 @@ from typing import Any
 
 from choreo.errors import ContractError
 from choreo.model.context import Context
-from choreo.model.event import Event, is_event_type, type_name
+from choreo.model.event import OWN_EVENTS, Event, is_event_type, type_name
 
 Handler = Callable[..., Any]
 
@@ -149,6 +149,9 @@ def read_outcome(function: Handler, hint: Any, what: str = "its return annotatio
             several = True
         else:
             raise refuse(function, f"{what} holds {member!r}, which is not an event type")
+    own = sorted(OWN_EVENTS.intersection(map(type_name, found)))
+    if own:
+        raise refuse(function, f"{what} holds {', '.join(own)}, which only choreo itself emits")
     return Outcome(frozenset(found), single, several, nothing)
 
 

@@ -28,6 +28,19 @@ class Event(msgspec.Struct, frozen=True):
     """
 
 
+class SagaTimedOut(Event):
+    """A deadline of a saga has passed, and the saga unwinds. Published by choreo itself.
+
+    Participants may react to it: ``@p.on(SagaTimedOut)``.
+    """
+
+    saga_type: str
+    deadline: str
+    """Which one: ``saga``, or what was expected: ``PaymentCaptured, PaymentDeclined after OrderPlaced``."""
+    due: int
+    """When it passed: milliseconds since the epoch."""
+
+
 def type_name(event: type[Event] | Event) -> str:
     """The name by which streams.yaml and the wire call this event's type."""
     return (event if isinstance(event, type) else type(event)).__name__
@@ -36,3 +49,7 @@ def type_name(event: type[Event] | Event) -> str:
 def is_event_type(value: Any) -> bool:
     """Whether ``value`` is a concrete subclass of :class:`Event`."""
     return isinstance(value, type) and issubclass(value, Event) and value is not Event
+
+
+#: The types that choreo itself publishes. No participant emits them, and streams.yaml does not name them.
+OWN_EVENTS = frozenset({type_name(SagaTimedOut)})

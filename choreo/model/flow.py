@@ -15,7 +15,8 @@ from types import CodeType
 from typing import Any
 
 from choreo.model import contract
-from choreo.model.event import Event, type_name
+from choreo.model.deadlines import NO_DEADLINES, Deadlines
+from choreo.model.event import Event, SagaTimedOut, type_name
 from choreo.model.participant import Participant, Step, Undo
 
 
@@ -37,6 +38,7 @@ class SagaPlan:
     where: str
     completes_when_all: bool = False
     aborts_with: frozenset[str] = frozenset()
+    deadlines: Deadlines = NO_DEADLINES
 
     @property
     def ends(self) -> frozenset[str]:
@@ -153,10 +155,12 @@ class Flow:
         return reach(self.steps, saga.starts_with if start is None else {start}, blocked=saga.aborts_with)
 
     def back(self, saga: SagaPlan) -> Reach:
-        """What can happen in ``saga`` once it aborts: what abort events and undos lead to."""
+        """What can happen in ``saga`` once it aborts: what abort events, deadlines and undos lead to."""
         forward = self.forward(saga)
         undone = [event for step in forward.steps if step.undo for event in step.undo.emits]
-        return reach(self.steps, [*undone, *(saga.aborts_with & forward.events)], already=forward.events)
+        aborting = saga.aborts_with & forward.events
+        timing_out = [type_name(SagaTimedOut)] if saga.deadlines else []
+        return reach(self.steps, [*undone, *aborting, *timing_out], already=forward.events)
 
 
 def reach(

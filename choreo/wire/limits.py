@@ -25,6 +25,8 @@ MAX_TRACEBACK_CHARACTERS = 4_000
 MAX_DELIVERIES = 5
 #: Timers of one partition that one script moves at most.
 MAX_DUE = 100
+#: Days of a deadline.
+MAX_DEADLINE_DAYS = 3_650
 #: Partitions of a namespace.
 MAX_PARTITIONS = 1_024
 #: The oldest server whose commands suffice (major, minor).

@@ -28,17 +28,14 @@ def read_defaults(reader: Reader, node: yaml.Node, base: Policy) -> Policy:
     retry = base.retry
     if "retry" in entries:
         retry = _read_retry(reader, entries["retry"].value) or retry
-    timeout = _value(reader, entries.get("timeout"), "timeout", "duration")
-    if timeout is not None and timeout <= 0:
-        reader.fault(entries["timeout"].value, "`timeout` must be longer than nothing")
-        timeout = None
+    timeout = read_duration(reader, entries.get("timeout"), "`timeout`")
     return Policy(retry, timeout if timeout is not None else base.timeout)
 
 
 def _read_retry(reader: Reader, node: yaml.Node) -> Retry | None:
     entries = reader.mapping(node, "`retry`", "retry: {attempts: 5, first: 200ms, factor: 2, limit: 30s}")
     reader.known(entries, _RETRY, "`retry`")
-    values = {name: _value(reader, entries.get(name), name, kind) for name, kind in _RETRY.items()}
+    values = {name: _value(reader, entries.get(name), f"`{name}`", kind) for name, kind in _RETRY.items()}
     given: dict[str, Any] = {name: value for name, value in values.items() if value is not None}
     try:
         return Retry(**given)
@@ -47,7 +44,16 @@ def _read_retry(reader: Reader, node: yaml.Node) -> Retry | None:
         return None
 
 
-def _value(reader: Reader, entry: Entry | None, name: str, kind: str) -> Any:
+def read_duration(reader: Reader, entry: Entry | None, label: str) -> float | None:
+    """Seconds, more than none; or ``None``, with a fault that calls it ``label`` if there is an entry."""
+    seconds: float | None = _value(reader, entry, label, "duration")
+    if entry is not None and seconds is not None and seconds <= 0:
+        reader.fault(entry.value, f"{label} must be longer than nothing")
+        return None
+    return seconds
+
+
+def _value(reader: Reader, entry: Entry | None, label: str, kind: str) -> Any:
     if entry is None:
         return None
     node = entry.value
@@ -57,7 +63,7 @@ def _value(reader: Reader, entry: Entry | None, name: str, kind: str) -> Any:
             return read(str(node.value))
         except ValueError:
             pass
-    reader.fault(node, f"`{name}` must be {example}")
+    reader.fault(node, f"{label} must be {example}")
     return None
 
 

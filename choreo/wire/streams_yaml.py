@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import keyword
 import re
-from collections.abc import Mapping
 from pathlib import Path
 from typing import NoReturn
 from urllib.parse import urlsplit
@@ -15,20 +14,19 @@ from urllib.parse import urlsplit
 import yaml
 
 from choreo.errors import ConfigurationError, Fault
+from choreo.model.event import OWN_EVENTS
 from choreo.model.policy import Policy
 from choreo.wire.limits import MAX_PARTITIONS
-from choreo.wire.nodes import Entry, Reader, is_a, line_of, quote, suggest
+from choreo.wire.nodes import Entry, Reader, is_a, line_of, quote
 from choreo.wire.policy_yaml import read_defaults
-from choreo.wire.topology import DEFAULT_POLICY, SagaType, Topology
+from choreo.wire.saga_yaml import read_saga
+from choreo.wire.topology import DEFAULT_POLICY, OWN_STREAM, SagaType, Topology
 
 DEFAULT_PARTITIONS = 8
 #: How ``streams.yaml`` and the command line name a participant in code.
 IMPORT = re.compile(r"[A-Za-z_][A-Za-z0-9_]*(\.[A-Za-z_][A-Za-z0-9_]*)*:[A-Za-z_][A-Za-z0-9_]*")
 
 _SECTIONS = ("namespace", "partitions", "redis", "defaults", "streams", "participants", "sagas")
-_SAGA_KEYS = ("starts_with", "completes_with", "aborts_with")
-#: Words of a later version. Accepting them would promise what nobody keeps.
-_LATER = ("deadline", "expects", "keep")
 
 
 def load(path: Path | str) -> Topology:
@@ -145,13 +143,21 @@ class _Sections:
         carriers: dict[str, tuple[str, int]] = {}
         streams = {}
         for entry in entries.values():
-            self.reader.name(entry.node, "stream name")
+            self._stream_name(entry)
             self.lines[f"stream:{entry.name}"] = line_of(entry.node)
             events = self._stream_events(entry)
             streams[entry.name] = tuple(events)
             for event, node in events.items():
                 self._carry(entry.name, event, node, carriers)
         return streams
+
+    def _stream_name(self, entry: Entry) -> None:
+        if entry.name == OWN_STREAM:
+            self.reader.fault(
+                entry.node, f"{quote(OWN_STREAM)} is the stream of choreo's own events; choose another name"
+            )
+        else:
+            self.reader.name(entry.node, "stream name")
 
     def _stream_events(self, entry: Entry) -> dict[str, yaml.Node]:
         reader, label = self.reader, f"stream {quote(entry.name)}"
@@ -167,6 +173,9 @@ class _Sections:
         return reader.events(value, f"`events` of {label}")
 
     def _carry(self, stream: str, event: str, node: yaml.Node, carriers: dict[str, tuple[str, int]]) -> None:
+        if event in OWN_EVENTS:
+            self.reader.fault(node, f"{event} is choreo's own event, and has a stream already; take it out")
+            return
         if event in carriers:
             other, line = carriers[event]
             self.reader.fault(
@@ -207,93 +216,8 @@ class _Sections:
         for entry in self._optional("sagas", example).values():
             self.reader.name(entry.node, "saga name")
             self.lines[f"saga:{entry.name}"] = line_of(entry.node)
-            saga = _Saga(self.reader, entry)
-            saga.check_ends()
-            saga.check_carried(carried)
-            saga.check_starts(starts)
-            sagas[entry.name] = saga.build()
+            sagas[entry.name] = read_saga(self.reader, entry, carried, starts)
         return sagas
-
-
-class _Saga:
-    """One entry of ``sagas``."""
-
-    def __init__(self, reader: Reader, entry: Entry) -> None:
-        self.reader = reader
-        self.entry = entry
-        self.label = f"saga {quote(entry.name)}"
-        keys = reader.mapping(entry.value, self.label, "{starts_with: ..., completes_with: [...]}")
-        for word in [word for word in _LATER if word in keys]:
-            reader.fault(
-                keys.pop(word).node, f"this version does not enforce `{word}` yet, so it must not be there;"
-                " take it out"
-            )
-        reader.known(keys, _SAGA_KEYS, self.label)
-        self.starts = self._events(keys, "starts_with", or_one=True)
-        self.completes_when_all = False
-        self.completes = self._completes(keys)
-        self.aborts = self._events(keys, "aborts_with", required=False)
-
-    def _events(
-        self, keys: Mapping[str, Entry], key: str, *, or_one: bool = False, required: bool = True
-    ) -> dict[str, yaml.Node]:
-        if key in keys:
-            value = keys[key].value
-            if required and is_a(value, "seq") and not value.value:
-                self.reader.fault(value, f"`{key}` of {self.label} is empty; list at least one event type")
-            return self.reader.events(value, f"`{key}` of {self.label}", or_one=or_one)
-        if required and is_a(self.entry.value, "map"):
-            example = "OrderPlaced" if or_one else "[OrderShipped]"
-            self.reader.fault(self.entry.node, f"{self.label} has no `{key}`; add `{key}: {example}` or so")
-        return {}
-
-    def _completes(self, keys: Mapping[str, Entry]) -> dict[str, yaml.Node]:
-        key = "completes_with"
-        if key in keys and is_a(keys[key].value, "map"):
-            label = f"`{key}` of {self.label}"
-            keys = self.reader.mapping(keys[key].value, label, "{all: [OrderShipped, OrderBilled]}")
-            self.reader.known(keys, ("all",), label)
-            self.completes_when_all, key = True, "all"
-        return self._events(keys, key)
-
-    def check_ends(self) -> None:
-        for event in sorted(self.completes.keys() & self.aborts.keys()):
-            line = line_of(self.completes[event])
-            self.reader.fault(
-                self.aborts[event], f"{event} aborts {self.label} here and completes it in line {line};"
-                " it can do only one of them"
-            )
-        for event in sorted(self.starts.keys() & (self.completes.keys() | self.aborts.keys())):
-            node = self.completes.get(event) or self.aborts[event]
-            self.reader.fault(node, f"{event} starts {self.label}, so it cannot end it; name a later event")
-
-    def check_carried(self, carried: set[str]) -> None:
-        # Without any stream that fault stands already; one more for each event would hide it.
-        for event, node in [*self.starts.items(), *self.completes.items(), *self.aborts.items()]:
-            if carried and event not in carried:
-                right = suggest(event, carried) or "; add it to `events` of the stream that should carry it"
-                self.reader.fault(node, f"no stream carries {event}, which {self.label} names{right}")
-
-    def check_starts(self, starts: dict[str, tuple[str, int]]) -> None:
-        for event, node in self.starts.items():
-            if event in starts:
-                other, line = starts[event]
-                self.reader.fault(
-                    node, f"{event} starts {self.label} here and saga {quote(other)} in line {line};"
-                    " an event type starts one kind of saga"
-                )
-            else:
-                starts[event] = (self.entry.name, line_of(node))
-
-    def build(self) -> SagaType:
-        return SagaType(
-            name=self.entry.name,
-            starts_with=frozenset(self.starts),
-            completes_with=frozenset(self.completes),
-            completes_when_all=self.completes_when_all,
-            aborts_with=frozenset(self.aborts),
-            line=line_of(self.entry.node),
-        )
 
 
 def is_import(spec: str) -> bool:

@@ -7,11 +7,15 @@ from functools import cached_property
 from pathlib import Path
 
 from choreo.errors import UnroutableEvent
+from choreo.model.deadlines import NO_DEADLINES, Deadlines
+from choreo.model.event import OWN_EVENTS
 from choreo.model.policy import Policy, Retry
 from choreo.wire.keys import Keys
 
 #: What holds where neither a handler nor streams.yaml says anything.
 DEFAULT_POLICY = Policy(retry=Retry())
+#: The stream that carries the events which choreo itself publishes.
+OWN_STREAM = "choreo"
 
 
 @dataclass(frozen=True, slots=True)
@@ -24,6 +28,7 @@ class SagaType:
     completes_when_all: bool = False
     """Whether every event of ``completes_with`` must have been emitted, or any one is enough."""
     aborts_with: frozenset[str] = frozenset()
+    deadlines: Deadlines = NO_DEADLINES
     line: int = 0
     """Where it stands in the file."""
 
@@ -35,7 +40,7 @@ class Topology:
     namespace: str
     partitions: int
     streams: dict[str, tuple[str, ...]]
-    """Stream name -> the event types it carries."""
+    """Stream name -> the event types it carries; choreo's own stream, which no file names, included."""
     participants: dict[str, str] = field(default_factory=dict)
     """Participant name -> ``module:attribute`` where it is found."""
     sagas: dict[str, SagaType] = field(default_factory=dict)
@@ -48,6 +53,10 @@ class Topology:
     lines: dict[str, int] = field(default_factory=dict)
     """Where things stand in the file, by ``event:<type>``, ``stream:<name>``, ``participant:<name>``,
     ``saga:<name>``."""
+
+    def __post_init__(self) -> None:
+        # Whoever looks at every stream must not overlook this one.
+        object.__setattr__(self, "streams", {**self.streams, OWN_STREAM: tuple(sorted(OWN_EVENTS))})
 
     @cached_property
     def keys(self) -> Keys:

@@ -14,11 +14,11 @@ import pytest
 import yaml
 
 from choreo.errors import ConfigurationError
-from choreo.wire import nodes, policy_yaml, streams_yaml
+from choreo.wire import nodes, policy_yaml, saga_yaml, streams_yaml
 from choreo.wire.streams_yaml import load, parse
 from tests.docs.pages import all_pages, code, page
 
-LOADER = (streams_yaml.__file__, nodes.__file__, policy_yaml.__file__)
+LOADER = (streams_yaml.__file__, saga_yaml.__file__, nodes.__file__, policy_yaml.__file__)
 PAGE = page("docs/reference/streams-yaml.md")
 TEXTS = [(code(cell), said) for cell, said in PAGE.rows("Its text")]
 SECTIONS = [(code(cell), said) for cell, said in PAGE.rows("What it says")]
@@ -134,6 +134,8 @@ def test_the_example_of_the_page_is_right() -> None:
     assert topology.redis
     assert topology.participants
     assert topology.sagas["order"].aborts_with
+    assert topology.sagas["order"].deadlines.whole
+    assert topology.sagas["order"].deadlines.expects
 
 
 def test_the_table_of_keys_is_complete() -> None:
@@ -144,6 +146,7 @@ def test_the_table_of_keys_is_complete() -> None:
         *(f"defaults.retry.{key}" for key in known("defaults: {retry: {zzz: 1}}")),
         *(f"streams.<name>.{key}" for key in known("streams: {orders: {zzz: 1}}")),
         *(f"sagas.<name>.{key}" for key in known("sagas: {order: {zzz: 1}}")),
+        *(f"sagas.<name>.expects[].{key}" for key in known("sagas: {order: {expects: [{zzz: 1}]}}")),
     }
     assert {code(row[0]) for row in PAGE.rows("Keys")} == accepted
 
@@ -168,7 +171,7 @@ def test_the_defaults_of_the_page_hold() -> None:
 
 def test_words_of_later_versions_are_told() -> None:
     """What the page says to be refused because it is not kept yet is refused for that."""
-    for word in ("deadline", "expects", "keep"):
+    for word in ("keep",):
         section = f"sagas: {{order: {{starts_with: Placed, completes_with: [Shipped], {word}: 5m}}}}"
         assert faults(with_section(section)) == [
             f"this version does not enforce `{word}` yet, so it must not be there; take it out"

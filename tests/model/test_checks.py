@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 from flow_kit import flow_of, node, plan
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from choreo.model.checks import Code, Finding, Severity, check
+from choreo.model.deadlines import Deadlines, Expectation
 from choreo.model.flow import SagaPlan, StepNode
 
 
@@ -94,6 +97,33 @@ class TestEvents:
         """What an undo emits is emitted."""
         steps = node("x/y", "A", "C", undo="B"), node("z/w", "B")
         assert check(flow_of(plan("A", "C"), *steps)) == []
+
+    def test_a_timeout_that_never_comes(self) -> None:
+        """choreo itself publishes SagaTimedOut, but only where a saga has a deadline."""
+        steps = node("x/y", "A", "C"), node("x/apologise", "SagaTimedOut")
+        (finding,) = check(flow_of(plan("A", "C"), *steps))
+        assert (finding.code, finding.where) == (Code.EVENT_UNEMITTED, "x.py:9")
+        assert finding.what.startswith("no saga has a deadline, so SagaTimedOut never comes")
+        timed = replace(plan("A", "C"), deadlines=Deadlines(whole=1000))
+        assert check(flow_of(timed, *steps)) == []
+
+    def test_what_follows_a_timeout_runs_on_the_way_back(self) -> None:
+        """An event that only such a step emits need not be heard."""
+        steps = node("x/y", "A", "C"), node("x/apologise", "SagaTimedOut", "Apologised")
+        timed = replace(plan("A", "C"), deadlines=Deadlines(whole=1000))
+        assert check(flow_of(timed, *steps)) == []
+
+    def test_an_expectation_that_nothing_leads_to(self) -> None:
+        """It could never begin to wait, or would always time out."""
+        saga, step = plan("A", "C"), node("x/y", "A", "B C")
+        for expected, said in (
+            (Expectation("B", 1000, ("C",)), None),
+            (Expectation("Z", 1000, ("C",)), "nothing leads from its start to Z; take"),
+            (Expectation("B", 1000, ("Y", "Z")), "nothing leads from its start to Y or Z, so it would"),
+        ):
+            timed = replace(saga, deadlines=Deadlines(expects=(expected,)))
+            findings = [finding.what for finding in found(Code.EXPECTED_UNREACHED, timed, step)]
+            assert [said in finding for finding in findings] == ([True] if said else []), findings
 
     def test_an_event_no_stream_carries(self) -> None:
         """It could not be published: an error, at the step or the undo that names it."""

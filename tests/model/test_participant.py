@@ -9,7 +9,7 @@ from typing import Any, Literal, Protocol, TypeVar
 
 import pytest
 
-from choreo import Context, Event, Participant
+from choreo import Context, Event, Participant, SagaTimedOut
 from choreo.errors import ContractError
 
 
@@ -135,6 +135,9 @@ def returns_the_base(placed: Placed) -> Event: ...
 def returns_a_literal(placed: Placed) -> Literal["paid"]: ...
 
 
+def returns_choreos_own(placed: Placed) -> SagaTimedOut | None: ...
+
+
 def returns_an_instance(placed: Placed) -> Paid | Literal[1]: ...
 
 
@@ -200,6 +203,7 @@ def names_a_mistake(placed: Placed) -> "Paid |": ...  # noqa: F722
         (returns_anything, "its return annotation holds typing.Any"),
         (returns_the_base, "its return annotation holds <class 'choreo.model.event.Event'>"),
         (returns_a_literal, "its return annotation holds typing.Literal['paid']"),
+        (returns_choreos_own, "its return annotation holds SagaTimedOut, which only choreo itself emits"),
         (returns_an_instance, "its return annotation holds typing.Literal[1]"),
         (returns_a_bare_list, "its return annotation holds <class 'list'>"),
         (returns_a_list_of_text, "its return annotation holds <class 'str'>"),

@@ -12,6 +12,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from choreo.errors import ConfigurationError, Fault
+from choreo.model.deadlines import Deadlines, Expectation
 from choreo.wire import nodes
 from choreo.wire.limits import MAX_PARTITIONS
 from choreo.wire.streams_yaml import is_import, load, parse
@@ -76,6 +77,7 @@ def test_a_right_file_is_read_whole(tmp_path: Path) -> None:
     assert topology.streams == {
         "orders": ("OrderPlaced", "OrderCancelled"),
         "payments": ("PaymentCaptured", "PaymentDeclined"),
+        "choreo": ("SagaTimedOut",),
     }
     assert topology.participants == {"payments": "participants.payments:payments"}
     order = topology.sagas["order"]
@@ -221,8 +223,6 @@ def test_a_file_that_lacks_the_main_things(text: str, line: int, what: str) -> N
         ("starts_with: A\ncompletes_with: [B]\naborts_with: [B]", 8, "B aborts saga `order` here and"),
         ("starts_with: A\ncompletes_with: [A]", 7, "A starts saga `order`, so it cannot"),
         ("starts_with: A\ncompletes_with: [B]\naborts_with: [A]", 8, "A starts saga `order`, so it cannot"),
-        ("starts_with: A\ncompletes_with: [B]\ndeadline: 5m", 8, "this version does not enforce `deadline`"),
-        ("starts_with: A\ncompletes_with: [B]\nexpects: []", 8, "this version does not enforce `expects`"),
         ("starts_with: A\ncompletes_with: [B]\nkeep: 7d", 8, "this version does not enforce `keep`"),
         ("starts_with: A\ncompletes_with: [B]\naborts: [C]", 8, "did you mean `aborts_with`?"),
     ],
@@ -232,6 +232,69 @@ def test_a_saga_that_cannot_be(body: str, line: int, what: str) -> None:
     fault = the_fault(saga(body))
     assert what in fault.what
     assert fault.where == f"streams.yaml:{line}"
+
+
+def test_deadlines_are_read_in_milliseconds() -> None:
+    """The deadline of a whole saga and what is expected within it are read, with one event or a list of them."""
+    body = """starts_with: A
+completes_with: [B]
+deadline: 5m
+expects:
+  - {after: A, within: 1.5s, one_of: [C, B]}
+  - {after: C, within: 200ms, one_of: D}
+"""
+    assert parse(saga(body)).sagas["order"].deadlines == Deadlines(
+        300_000, (Expectation("A", 1500, ("C", "B")), Expectation("C", 200, ("D",)))
+    )
+    assert not parse(saga("starts_with: A\ncompletes_with: [B]")).sagas["order"].deadlines
+
+
+@pytest.mark.parametrize(
+    ("entry", "what"),
+    [
+        ("deadline: soon", "`deadline` of saga `order` must be a span of time: 200ms"),
+        ("deadline: 0s", "`deadline` of saga `order` must be longer than nothing"),
+        ("deadline: 4000d", "`deadline` of saga `order` must be at most 3650 days"),
+        ("deadline:", "`deadline` of saga `order` must be a span of time"),
+        ("expects: []", "`expects` of saga `order` is empty; fill it in"),
+        ("expects: {after: A, within: 1s, one_of: [C]}", "`expects` of saga `order` must be a list, like"),
+        ("expects: [A]", "an entry of `expects` of saga `order` must be a mapping"),
+        ("expects: [{after: A, within: 1s}]", "an entry of `expects` of saga `order` has no `one_of`"),
+        ("expects: [{within: 1s, one_of: [C]}]", "has no `after`; write it like"),
+        ("expects: [{after: A, one_of: [C]}]", "has no `within`; write it like"),
+        ("expects: [{after: A, in: 1s, within: 1s, one_of: [C]}]", "unknown key `in`"),
+        ("expects: [{after: A, within: 0, one_of: [C]}]", "`within` of an entry of `expects` of saga `order` must be longer"),
+        ("expects: [{after: [A], within: 1s, one_of: [C]}]", "must be one event type, like `OrderPlaced`"),
+        ("expects: [{after: A, within: 1s, one_of: []}]", "`one_of` of an entry of `expects` of saga `order` is empty"),
+        ("expects: [{after: A, within: 1s, one_of: [C, C]}]", "C is listed twice in `one_of`"),
+        ("expects: [{after: A, within: 1s, one_of: [Cee]}]", "no stream carries Cee, which saga `order` names"),
+        ("expects: [{after: Aye, within: 1s, one_of: [C]}]", "no stream carries Aye, which saga `order` names"),
+        ("expects: [{after: A, within: 1s, one_of: [A, C]}]", "A is expected after itself"),
+        ("expects: [{after: B, within: 1s, one_of: [C]}]", "B ends saga `order`; nothing can be expected after"),
+        ("expects: [{after: A, within: 1s, one_of: [SagaTimedOut]}]", "SagaTimedOut is choreo's own event"),
+        (
+            "expects: [{after: A, within: 1s, one_of: [C, D]}, {after: A, within: 2s, one_of: [D, C]}]",
+            "this is expected already, in line 8; keep one of them",
+        ),
+    ],
+)
+def test_a_deadline_that_cannot_be(entry: str, what: str) -> None:
+    """Each kind of mistake in `deadline` and `expects` is the one fault that is told, in its line."""
+    fault = the_fault(saga(f"starts_with: A\ncompletes_with: [B]\n{entry}"))
+    assert what in fault.what
+    assert fault.where == "streams.yaml:8"
+
+
+def test_nothing_follows_what_completes_only_together_with_others() -> None:
+    """One of several ends that are all needed does not end the saga, so something may be expected after it."""
+    body = "starts_with: A\ncompletes_with: {all: [B, C]}\nexpects: [{after: B, within: 1s, one_of: [C]}]"
+    assert parse(saga(body)).sagas["order"].deadlines.expects[0].name == "C after B"
+
+
+def test_the_stream_of_choreos_own_events_is_taken() -> None:
+    """Nobody else's stream may have its name, and none may carry its events."""
+    assert "is the stream of choreo's own events" in the_fault(STREAMS + "  choreo: {events: [E]}\n").what
+    assert "has a stream already" in the_fault(STREAMS + "  timeouts: {events: [SagaTimedOut]}\n").what
 
 
 def test_a_misspelt_event_of_a_saga_is_recognised() -> None:
