@@ -5,7 +5,6 @@ from __future__ import annotations
 import os
 from collections import Counter
 from pathlib import Path
-from typing import Any
 
 import anyio
 import pytest
@@ -14,33 +13,14 @@ from choreo import Choreography
 from choreo.errors import SagaClosed
 from choreo.model.facts import View
 from choreo.wire.streams_yaml import load
-from participants import inventory, orders, payments, shipping
-from participants.contracts import OrderPlaced
+from participants import inventory, payments
 from tests.conftest import IN_MEMORY, StartServer
 from tests.processes.process_kit import ROOT, Commands, commands, until
+from tests.shop_load import PARTICIPANTS, order, unbalanced
 
 pytestmark = [pytest.mark.anyio, pytest.mark.processes]
 
-PARTICIPANTS = ("orders", "payments", "inventory", "shipping")
 ORDERS = int(os.environ.get("CHOREO_TEST_ORDERS", "2000"))
-#: Ways in which an order fails, by what is wrong with it. Every third order fails in one of them.
-FAILURES: tuple[dict[str, Any], ...] = (
-    {"card": "declined"},
-    {"amount_cents": 10**9},
-    {"sku": "gramophone", "quantity": 50},
-    {"country": "AQ"},
-    {"country": "PT", "deliver_within_days": 2},
-)
-
-
-def order(number: int) -> OrderPlaced:
-    """Order ``number``: every third one fails, in turn at each step."""
-    wrong = FAILURES[number // 3 % len(FAILURES)] if number % 3 == 0 else {}
-    fields: dict[str, Any] = {
-        "order_id": f"order-{number}", "customer": f"customer-{number % 50}", "sku": "mug", "quantity": 1,
-        "amount_cents": 1000 + number, "card": "visa-4242", "country": "DE", "deliver_within_days": 9,
-    }  # fmt: skip
-    return OrderPlaced(**{**fields, **wrong})
 
 
 async def end_states(choreo: Choreography, ids: list[str]) -> dict[str, View]:
@@ -54,19 +34,8 @@ async def end_states(choreo: Choreography, ids: list[str]) -> dict[str, View]:
 
 def check_books(folder: Path, ended: dict[str, View]) -> None:
     """Money and stock are conserved; shipped orders are paid and booked once, others not at all."""
-    shipped = {saga_id for saga_id, view in ended.items() if view.status == "completed"}
-    until(lambda: not inventory.totals(folder).reserved, "every shipped order to be handed over")
-    money, stock = payments.totals(folder), inventory.totals(folder)
-    assert money.conserved
-    assert stock.conserved
-    numbers = {saga_id: int(saga_id.rpartition("-")[2]) for saga_id in shipped}
-    assert money.captured == {saga_id: (1000 + number,) for saga_id, number in numbers.items()}
-    assert stock.shipped == dict.fromkeys(shipped, (1,))
-    assert shipping.booked(folder) == dict.fromkeys(shipped, 1)
-    until(
-        lambda: {each for each, said in orders.statuses(folder).items() if said == "shipped"} == shipped,
-        "the orders to be closed",
-    )
+    shipped = [int(each.rpartition("-")[2]) for each, view in ended.items() if view.status == "completed"]
+    until(lambda: not unbalanced(folder, shipped), "the books to balance")
 
 
 async def views_as_stored(choreo: Choreography, ids: list[str]) -> dict[str, bytes | None]:
