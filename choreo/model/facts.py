@@ -44,6 +44,21 @@ class Kind(StrEnum):
     """A malformed entry that names this saga became a dead letter."""
 
 
+class Order(StrEnum):
+    """What operators may order for a saga."""
+
+    COMPENSATE = "compensate"
+    """Unwind it."""
+    REPLAY = "replay"
+    """Try again what is a dead letter."""
+    DROP = "drop"
+    """Leave a dead letter at that."""
+    RETRY = "retry"
+    """Try again at once what waits for its next attempt."""
+    RESOLVE = "resolve"
+    """Count it as put right by hand."""
+
+
 #: Kinds that stand for a dead letter.
 LETTERS = frozenset({Kind.DEAD, Kind.STUCK, Kind.REFUSED})
 
@@ -84,6 +99,10 @@ class Fact(msgspec.Struct, frozen=True, array_like=True, omit_defaults=True):
     """Which attempt failed, from 1."""
     due: int = 0
     """When the next attempt is due (ms since the epoch)."""
+    order: str = ""
+    """What an operator ordered, one of :class:`Order`."""
+    settles: tuple[str, ...] = ()
+    """Ids of the facts whose dead letters are waiting no longer, because of this order."""
 
     @property
     def handler(self) -> str:
@@ -123,6 +142,9 @@ class View(msgspec.Struct, frozen=True, omit_defaults=True):
     retries: int = 0
     """How many attempts were followed by another one."""
     dead_letters: int = 0
+    """How many deliveries became dead letters."""
+    open_letters: int = 0
+    """How many of them still wait for an operator."""
     reason: str = ""
     """Why the saga unwinds or unwound."""
     last_error: LastError | None = None
@@ -211,9 +233,10 @@ def project(saga_id: str, timeline: Mapping[str, Fact]) -> View:
         events=sum(fact.kind is Kind.EVENT for fact in facts),
         done=done,
         undone=undone,
-        undoing=_undoing(facts),
+        undoing=[] if status is State.RESOLVED else _undoing(facts),
         retries=sum(fact.kind is Kind.RETRYING for fact in facts),
         dead_letters=sum(fact.kind in LETTERS for fact in facts),
+        open_letters=len({fact.id for fact in facts if fact.kind in LETTERS} - _settled(facts)),
         reason=next((_reason(fact) for fact in facts if fact.state in _UNWINDING), ""),
         last_error=next((_error(fact) for fact in reversed(facts) if _failed(fact)), None),
     )
@@ -246,8 +269,23 @@ def _tally(names: Iterable[str]) -> dict[str, int]:
 
 def _undoing(facts: list[Fact]) -> list[str]:
     asked = {entry for fact in facts for entry in fact.asks}
-    settled = {f"{fact.handler}:{fact.cause}" for fact in facts if fact.kind in (Kind.UNDONE, Kind.STUCK)}
-    return sorted(entry.partition(":")[0] for entry in asked - settled)[:_MAX_UNDOING]
+    again = replayed(facts)
+    through = {
+        f"{fact.handler}:{fact.cause}"
+        for fact in facts
+        if fact.kind is Kind.UNDONE or (fact.kind is Kind.STUCK and fact.id not in again)
+    }
+    return sorted(entry.partition(":")[0] for entry in asked - through)[:_MAX_UNDOING]
+
+
+def _settled(facts: Iterable[Fact]) -> set[str]:
+    """The ids of the facts whose dead letters wait no longer."""
+    return {each for fact in facts for each in fact.settles}
+
+
+def replayed(facts: Iterable[Fact]) -> dict[str, Fact]:
+    """Id of each fact whose dead letter was replayed -> the order to do so."""
+    return {each: fact for fact in facts if fact.order == Order.REPLAY for each in fact.settles}
 
 
 def _failed(fact: Fact) -> bool:

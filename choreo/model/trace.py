@@ -6,7 +6,7 @@ from collections.abc import Iterable, Mapping, Sequence
 
 import msgspec
 
-from choreo.model.facts import Fact, Kind, View
+from choreo.model.facts import Fact, Kind, View, replayed
 from choreo.model.saga import State
 
 
@@ -80,6 +80,10 @@ class Incident(msgspec.Struct, omit_defaults=True):
     note: str = ""
     detail: str = ""
     state: str = ""
+    order: str = ""
+    """What an operator ordered: ``compensate``, ``replay``, ``drop``, ``retry`` or ``resolve``."""
+    about: str = ""
+    """``participant/step`` or ``participant/step/undo`` that the order is about, if it is about one."""
 
 
 class Awaited(msgspec.Struct, omit_defaults=True):
@@ -155,18 +159,23 @@ def _reactions(
     """Every step and undo that handled an event, hung below that event or below the step it undoes."""
     found: dict[tuple[str, str, str, str], Reaction] = {}
     asked = {entry: fact.time for fact in reversed(facts) for entry in fact.asks}
+    again = replayed(facts)
     order = 0
     for fact in sorted(facts, key=lambda each: bool(each.undo)):
         if not fact.step or fact.kind in (Kind.ORDERED, Kind.REFUSED):
             continue
         reaction = found.get(_key(fact))
         if reaction is None:
-            reaction = found[_key(fact)] = Reaction(fact.participant, fact.step, fact.kind, undo=fact.undo)
+            outcome = Kind.RETRYING if fact.id in again else fact.kind
+            reaction = found[_key(fact)] = Reaction(fact.participant, fact.step, outcome, undo=fact.undo)
             _hang(reaction, fact, found, nodes)
-        if fact.undo and fact.kind is not Kind.RETRYING and not reaction.order:
+        failed = _failed(reaction, fact, again)
+        if failed:
+            reaction.failed.append(failed)
+        elif fact.undo and not reaction.order:
             order += 1
             reaction.order = order
-        _tell(reaction, fact, asked, nodes)
+        _tell(reaction, fact, asked, nodes, failed=failed is not None)
     return found
 
 
@@ -181,12 +190,23 @@ def _hang(
         nodes[fact.cause].reactions.append(reaction)
 
 
-def _tell(
-    reaction: Reaction, fact: Fact, asked: Mapping[str, int], nodes: Mapping[str, EventNode]
-) -> None:
+def _failed(reaction: Reaction, fact: Fact, again: Mapping[str, Fact]) -> Attempt | None:
+    """What ``fact`` tells of an attempt that was followed by another: by itself, or as an operator said."""
     if fact.kind is Kind.RETRYING:
-        reaction.failed.append(Attempt(fact.attempt, fact.time, fact.due, fact.note, fact.detail))
-    else:
+        return Attempt(fact.attempt, fact.time, fact.due, fact.note, fact.detail)
+    if fact.id in again:
+        return Attempt(_next_attempt(reaction), fact.time, again[fact.id].time, fact.note, fact.detail)
+    return None
+
+
+def _next_attempt(reaction: Reaction) -> int:
+    return reaction.failed[-1].number + 1 if reaction.failed else 1
+
+
+def _tell(
+    reaction: Reaction, fact: Fact, asked: Mapping[str, int], nodes: Mapping[str, EventNode], *, failed: bool
+) -> None:
+    if not failed:
         if fact.kind is not Kind.EVENT or reaction.outcome in (Kind.EVENT, Kind.RETRYING):
             reaction.outcome = fact.kind
         reaction.note = reaction.note or (fact.note if fact.kind is not Kind.EVENT else "")
@@ -219,7 +239,10 @@ def _circular(causes: Mapping[str, str]) -> set[str]:
 
 
 def _incident(fact: Fact, start: int) -> Incident:
-    return Incident(fact.kind, fact.time, max(0, fact.time - start), fact.note, fact.detail, fact.state)
+    about = "/".join(filter(None, (fact.participant, fact.step, fact.undo)))
+    return Incident(
+        fact.kind, fact.time, max(0, fact.time - start), fact.note, fact.detail, fact.state, fact.order, about
+    )
 
 
 def _awaited(
@@ -227,7 +250,9 @@ def _awaited(
 ) -> Iterable[Awaited]:
     for name in view.undoing:
         yield Awaited("undo", handler=name, since=view.updated)
-    settled = [fact for fact in facts if not fact.undo and fact.kind is not Kind.RETRYING]
+    again = replayed(facts)
+    aside = (Kind.RETRYING, Kind.ORDERED)
+    settled = [fact for fact in facts if not fact.undo and fact.kind not in aside and fact.id not in again]
     reacted = {(fact.participant, fact.step, fact.cause) for fact in settled}
     fired = {(fact.participant, fact.step) for fact in settled if fact.step and fact.kind is not Kind.WAITING}
     for fact in facts:

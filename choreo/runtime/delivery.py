@@ -20,11 +20,12 @@ from choreo.errors import Abort
 from choreo.model.context import Context
 from choreo.model.event import Event
 from choreo.runtime.committer import Committer
-from choreo.runtime.drafts import Drafts, trigger_of, unpack
+from choreo.runtime.drafts import Drafts, trigger_of
 from choreo.runtime.handlers import Bench, describe, text_of
-from choreo.runtime.parked import NoWork, Parked, Work
+from choreo.runtime.parked import NoWork, Work
 from choreo.wire.envelope import Envelope, Malformed, Reason, parse
 from choreo.wire.facts import Place, judge
+from choreo.wire.inbox import Parked, unpack
 from choreo.wire.limits import MAX_DELIVERIES
 from choreo.wire.topology import Topology
 
@@ -203,7 +204,7 @@ class Handling:
         self, head: Head, name: str, envelopes: Sequence[Envelope], reason: Reason, note: str,
         detail: str = "",
     ) -> Stuck:  # fmt: skip
-        letter = self.draft.letter(head, reason, note, detail, trigger_of(head, envelopes))
+        letter = self.draft.letter(head, reason, note, detail, envelopes, name)
         return Stuck(head, name, note, detail, letter)
 
     # -- both --------------------------------------------------------------------------------------

@@ -6,16 +6,15 @@ import secrets
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-import msgspec
-
 from choreo.broker.clock import Clock
 from choreo.broker.gate import Done, Emission, Failed, Head, Letter, Parking, RetryStep
 from choreo.broker.groups import Delivery
 from choreo.model.event import Event, type_name
 from choreo.model.policy import Retry
 from choreo.runtime.handlers import Bench, describe
-from choreo.runtime.parked import Parked, due_at
+from choreo.runtime.parked import due_at
 from choreo.wire.envelope import BACK, Envelope, Reason, derive_id, encode_data
+from choreo.wire.inbox import Parked, pack
 from choreo.wire.topology import Topology
 
 
@@ -73,13 +72,20 @@ class Drafts:
             return ""
         return f"c{len(saga.completes_with) if saga.completes_when_all else 1}"
 
-    def letter(self, head: Head, reason: Reason, note: str, detail: str, envelope: Envelope) -> Letter:
-        """The dead letter of a delivery, with its event and what went wrong."""
+    def letter(
+        self, head: Head, reason: Reason, note: str, detail: str, envelopes: Sequence[Envelope],
+        undo: str = "",
+    ) -> Letter:  # fmt: skip
+        """The dead letter of a delivery: its event (a join's events) and what went wrong. From it alone the
+        delivery can be made again. ``undo`` is the name of the undo, if it is one that failed."""
+        envelope = trigger_of(head, envelopes)
         letter_id = derive_id("letter", reason, head.saga_id, self.participant, head.step, head.event)
         return Letter.of(
             letter_id, reason, time=self.clock(), participant=self.participant, step=head.step,
             error=note, traceback=detail, subject=envelope.subject, id=envelope.id, type=envelope.type,
             sagatype=head.saga_type, source=envelope.source, cause=envelope.cause, data=envelope.data,
+            undo=undo, ledger=envelope.ledger, phase=envelope.phase, traceparent=envelope.traceparent,
+            parts=pack(envelopes) if len(envelopes) > 1 and not undo else b"",
         )  # fmt: skip
 
     def done(
@@ -95,7 +101,7 @@ class Drafts:
 
     def aborted(self, head: Head, bench: Bench, envelopes: Sequence[Envelope], note: str) -> Failed:
         """The business said no. There is a letter only if the saga cannot unwind any more."""
-        letter = self.letter(head, Reason.ABORT_TOO_LATE, note, "", trigger_of(head, envelopes))
+        letter = self.letter(head, Reason.ABORT_TOO_LATE, note, "", envelopes)
         return Failed(
             head, "aborted", note, letter, ledger=ledger_of(envelopes), joins=bench.joins
         )  # fmt: skip
@@ -109,14 +115,14 @@ class Drafts:
         # What could not even be decoded has not run; should an earlier attempt have, the gate knows.
         keep = undoable and reason is not Reason.DATA_MISFIT
         return Failed(
-            head, "dead", note, self.letter(head, reason, note, detail, trigger_of(head, envelopes)),
+            head, "dead", note, self.letter(head, reason, note, detail, envelopes),
             detail=detail, ledger=ledger_of(envelopes), keep=keep,
             input=pack(envelopes) if undoable else b"", joins=bench.joins,
         )  # fmt: skip
 
     def orphaned(self, head: Head, envelope: Envelope, note: str) -> Failed:
         """An attempt is due, but its step is gone. If the step may have taken effect, the gate knows."""
-        letter = self.letter(head, Reason.STEP_FAILED, note, "", envelope)
+        letter = self.letter(head, Reason.STEP_FAILED, note, "", [envelope])
         return Failed(head, "dead", note, letter, ledger=envelope.ledger, input=pack([envelope]))
 
     def retry(
@@ -143,16 +149,6 @@ class Drafts:
 def trigger_of(head: Head, envelopes: Sequence[Envelope]) -> Envelope:
     """The event that was delivered; the others are those that its join waited with."""
     return next(each for each in envelopes if each.id == head.event)
-
-
-def pack(envelopes: Sequence[Envelope]) -> bytes:
-    """Events as the ledger keeps them."""
-    return msgspec.msgpack.encode([each.pack() for each in envelopes])
-
-
-def unpack(packed: bytes) -> list[Envelope]:
-    """The reverse of :func:`pack`."""
-    return [Envelope.unpack(each) for each in msgspec.msgpack.decode(packed, type=list[bytes])]
 
 
 def ledger_of(envelopes: Sequence[Envelope]) -> str:

@@ -1,34 +1,15 @@
-"""What is parked for a later attempt, and how an inbox entry becomes work again."""
+"""How an inbox entry becomes work again, and when a later attempt is due."""
 
 from __future__ import annotations
 
 import hashlib
 from dataclasses import dataclass
-from typing import Final
 
 import msgspec
 
 from choreo.model.policy import Retry
 from choreo.wire.envelope import Envelope
-
-#: Types of inbox entries. No event type is called like that: these are no Python names.
-UNDO: Final = "choreo.undo"
-RETRY: Final = "choreo.retry"
-
-
-class Parked(msgspec.Struct, frozen=True, array_like=True):
-    """An attempt to come."""
-
-    attempt: int
-    undo: str = ""
-    """For an undo: its ledger entry."""
-    event: bytes = b""
-    """For a step: the packed envelope of its event."""
-    step: str = ""
-    """For a step: its name."""
-
-    def pack(self) -> bytes:
-        return msgspec.msgpack.encode(self)
+from choreo.wire.inbox import RETRY, UNDO, Parked
 
 
 class NoWork(Exception):

@@ -103,6 +103,7 @@ def of_journal(topology: Topology, partition: int, entry: Mapping[bytes, bytes])
             saga_type=text["sagatype"] if text["sagatype"] in topology.sagas else "",
             note=text["note"], detail=text["detail"], asks=tuple(text["asks"].split()),
             attempt=number(entry, "attempt"), due=number(entry, "due"),
+            order=text["order"], settles=tuple(text["settles"].split()),
         )  # fmt: skip
     except (ValueError, UnicodeDecodeError, InvalidSagaId) as error:
         raise Malformed(Reason.NOT_AN_EVENT, f"no journal entry: {error}") from None
@@ -111,7 +112,7 @@ def of_journal(topology: Topology, partition: int, entry: Mapping[bytes, bytes])
 
 _JOURNAL = (
     "id", "kind", "subject", "type", "cause", "participant", "step", "undo", "state", "sagatype", "note",
-    "detail", "asks",
+    "detail", "asks", "order", "settles",
 )  # fmt: skip
 
 

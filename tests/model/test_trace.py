@@ -395,6 +395,7 @@ def test_the_json_of_a_trace_is_stable() -> None:
         "saga": {
             "id": "saga-1", "type": "order", "status": "compensated", "current": "payments/charge",
             "started": 1000, "updated": 1011, "completed": 1011, "events": 1, "dead_letters": 1,
+            "open_letters": 1,
             "undone": {"payments/charge": 1}, "reason": "payments/charge: boom",
             "last_error": {
                 "step": "payments/charge", "time": 1005, "message": "boom", "traceback": "Traceback: boom",

@@ -24,8 +24,9 @@ from choreo.broker.gate import (
     Verdict,
 )
 from choreo.broker.groups import Delivery
-from choreo.runtime.parked import Parked, Work
+from choreo.runtime.parked import Work
 from choreo.wire.envelope import Reason, parse
+from choreo.wire.inbox import Parked
 
 _tokens = itertools.count(1)
 

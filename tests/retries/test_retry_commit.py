@@ -9,7 +9,7 @@ from retry_seat import Seat
 
 from choreo.broker.gate import Verdict
 from choreo.errors import BrokerUnavailable
-from choreo.runtime.parked import Parked
+from choreo.wire.inbox import Parked
 
 pytestmark = pytest.mark.anyio
 

@@ -24,8 +24,8 @@ from retry_seat import Seat
 from choreo import Context, Participant, Retry
 from choreo.broker.broker import Broker
 from choreo.broker.connection import Connection
-from choreo.runtime.parked import Parked
 from choreo.wire.envelope import Envelope
+from choreo.wire.inbox import Parked
 from choreo.wire.limits import MAX_DUE
 from choreo.wire.topology import Topology
 

@@ -18,7 +18,7 @@ local mark = 'o:' .. ARGV[4]
 if redis.call('HEXISTS', KEYS[1], mark) == 1 then return { 'committed', saga.state } end
 if saga.state ~= 'running' then return { 'closed', saga.state } end
 unwind(saga)
-journal(saga, ARGV[1], 'ordered', ARGV[4], { note = ARGV[5], detail = ARGV[6] })
+journal(saga, ARGV[1], 'ordered', ARGV[4], { order = 'compensate', note = ARGV[5], detail = ARGV[6] })
 local obstacle = blocked(saga, keys)
 if obstacle then return { 'blocked', obstacle } end
 append(saga.fields, mark, '1')

@@ -89,7 +89,15 @@ end
 local function fact(d, saga, kind, about)
   about.type, about.cause, about.participant, about.step = d.type, d.event, participant, d.step
   about.began = d.began
-  journal(saga, now, kind, about.attempt and d.turn .. '#' .. about.attempt or d.line, about)
+  local id = d.line
+  local letter = saga.letter
+  if about.attempt then
+    id = d.turn .. '#' .. about.attempt .. '.' .. d.token
+  elseif letter and redis.call('HEXISTS', saga.record, 'l:' .. letter.id) == 1 then
+    id = d.line .. '#' .. d.token -- it was replayed, and has failed again
+  end
+  if letter then letter.fact = kind .. ':' .. id end
+  journal(saga, now, kind, id, about)
 end
 
 local function unwinds(saga)

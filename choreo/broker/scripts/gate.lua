@@ -118,8 +118,10 @@ local function begin(d, saga)
   return { 'run', saga.type, unpack(d.parts or {}) }
 end
 
--- Note in the ledger that a step took effect, or may have.
+-- Note in the ledger that a step took effect, or may have. Nothing is undone any more in a saga that an
+-- operator has resolved.
 local function note_effect(d, saga)
+  if saga.state == 'resolved' then return end
   if not row_of(saga, d.line) then enter(saga, d.line, 'S', d.parents) end
   local row = row_of(saga, d.line)
   row.status = 'D'
@@ -138,8 +140,18 @@ local function drop_started(d, saga)
   if row then settle(saga, d.line, row, false) end
 end
 
+-- A step of the way back that had failed, and was replayed, has succeeded: nobody waits for it any more.
+local function settle_back(d, saga)
+  local row = d.back and saga.state == 'compensating' and row_of(saga, d.line)
+  if row and row.status == 'B' then
+    settle(saga, d.line, row, false)
+    close_if_unwound(saga)
+  end
+end
+
 local function done(d, saga)
   clear_join(d, saga)
+  settle_back(d, saga)
   local ledger = d.parents
   if saga.state ~= 'completed' and not d.back then
     if d.keep then
@@ -161,13 +173,17 @@ local function done(d, saga)
   return finish(d, saga, 'c')
 end
 
--- Part of the way back has failed for good: the saga cannot count as compensated.
-local function spoil(saga)
-  if saga.state == 'compensated' then
-    turn(saga, 'failed')
-  elseif saga.state == 'compensating' then
+-- Part of the way back has failed for good: the saga cannot count as compensated unless it is replayed.
+local function spoil(d, saga)
+  if saga.state ~= 'compensated' and saga.state ~= 'compensating' and saga.state ~= 'failed' then return end
+  local row = row_of(saga, d.line)
+  if row and row.status == 'B' then
+    settle(saga, d.line, row, true)
+  else
+    if not row then put_row(saga, d.line, { status = 'F', children = 0, parents = '' }) end
     counts(saga).f = counts(saga).f + 1
   end
+  if saga.state == 'compensated' then turn(saga, 'failed') end
 end
 
 -- A step that will not be tried again: it aborted (nothing to undo) or failed (it may have taken effect).
@@ -179,8 +195,8 @@ local function failed(d, saga)
     local began = d.kind == 'dead' and row_of(saga, d.line)
     if d.keep or began then note_effect(d, saga) else drop_started(d, saga) end
   end
+  if d.back and saga.letter then spoil(d, saga) end
   if running then unwind(saga) else close_if_unwound(saga) end
-  if d.back and saga.letter then spoil(saga) end
   fact(d, saga, saga.letter and 'dead' or d.kind, { note = d.note, detail = d.detail })
   return finish(d, saga, running and 'c' or (unwinds(saga) and 'l' or 'x'))
 end

@@ -10,9 +10,11 @@
 --   all           ends seen of `all: [...]`  i:<entry> packed input     r:<entry> packed result
 --   d:<p>:<event> done mark of a step        j:<p>/<s>:<type>, k:...    a join's part and its ledger
 --   u:<entry>     done mark of an undo       x:<entry>:<type>           parts of a join that fired
---                                            a:<entry>, a:undo:<entry>  last attempt that failed
+--   l:<letter>    entry of a dead letter     a:<entry>, a:undo:<entry>  last attempt that failed
+--   o:<token>     an order carried out
 --
--- An entry is <participant>/<step>:<event id>. Status: S started, D done, U undo asked for, F failed.
+-- An entry is <participant>/<step>:<event id>. Status: S started, D done, U undo asked for, F failed; and
+-- B for a step of the way back that failed and runs again on an operator's word.
 -- `children` counts the entries that it caused and that are not settled.
 
 -- Causes of one step that are looked up. A join has a handful; a foreign producer may claim thousands.
@@ -50,7 +52,7 @@ local function open_saga(record, work, subject, sagatype)
     type = value_or(known[3], sagatype),
     turned = false, changed = not known[1], told = false,
     fields = {}, rows = {}, dirty = {}, blobs = {}, drops = {}, asks = {}, events = {}, journal = {},
-    letter = nil, timer = nil, hurry = {}, counts = nil,
+    letter = nil, timer = nil, hurry = {}, counts = nil, forgets = {},
   }
 end
 
@@ -204,7 +206,8 @@ end
 local function journal(saga, now, kind, id, about)
   local fields = { 'id', kind .. ':' .. id, 'kind', kind, 'subject', saga.subject, 'time', now }
   append(fields, 'sagatype', saga.type)
-  for _, name in ipairs({ 'type', 'cause', 'participant', 'step', 'undo', 'began', 'attempt', 'due', 'note', 'detail' }) do
+  for _, name in ipairs({ 'type', 'cause', 'participant', 'step', 'undo', 'began', 'attempt', 'due', 'note', 'detail',
+    'order', 'settles' }) do
     append(fields, name, about[name])
   end
   append_outcome(saga, fields)
@@ -295,6 +298,19 @@ local function timer_id(saga, line)
   return line .. ' ' .. saga.subject
 end
 
+-- A letter stands once. One that was replayed, and whose delivery fails again, is open again, with what
+-- went wrong this time.
+local function write_letter(saga, keys)
+  local letter = saga.letter
+  if redis.call('HGET', keys.letters, letter.id) == 'open' then return end
+  local index = 'l:' .. letter.id
+  local former = redis.call('HGET', saga.record, index)
+  redis.call('HSET', keys.letters, letter.id, 'open')
+  if former then redis.call('XDEL', keys.dead, former) end
+  local entry = redis.call('XADD', keys.dead, '*', 'letter', letter.id, 'fact', letter.fact or '', unpack(letter.fields))
+  redis.call('HSET', saga.record, index, entry)
+end
+
 -- Write a planned change. Only to be called when blocked() found nothing.
 local function apply(saga, keys, now)
   local fields = saga.fields
@@ -304,6 +320,7 @@ local function apply(saga, keys, now)
     append(fields, 'type', saga.type)
   end
   if #fields > 0 then redis.call('HSET', saga.record, unpack(fields)) end
+  if #saga.forgets > 0 then redis.call('HDEL', saga.record, unpack(saga.forgets)) end
   write_ledger(saga)
   if saga.changed and saga.state == 'completed' then forget_ledger(saga) end
   for _, event in ipairs(saga.events) do
@@ -318,8 +335,5 @@ local function apply(saga, keys, now)
     redis.call('HSET', keys.parked, saga.timer.id, saga.timer.payload, 's:' .. saga.timer.id, saga.subject)
     redis.call('ZADD', keys.timers, saga.timer.due, saga.timer.id)
   end
-  local letter = saga.letter
-  if letter and redis.call('HSETNX', keys.letters, letter.id, 'open') == 1 then
-    redis.call('XADD', keys.dead, '*', 'letter', letter.id, unpack(letter.fields))
-  end
+  if saga.letter then write_letter(saga, keys) end
 end

@@ -1,0 +1,39 @@
+"""What inboxes deliver besides events: later attempts of steps, and requests to undo."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Final
+
+import msgspec
+
+from choreo.wire.envelope import Envelope
+
+#: Types of inbox entries. No event type is called like that: these are no Python names.
+UNDO: Final = "choreo.undo"
+RETRY: Final = "choreo.retry"
+
+
+class Parked(msgspec.Struct, frozen=True, array_like=True):
+    """An attempt to come."""
+
+    attempt: int
+    undo: str = ""
+    """For an undo: its ledger entry."""
+    event: bytes = b""
+    """For a step: the packed envelope of its event."""
+    step: str = ""
+    """For a step: its name."""
+
+    def pack(self) -> bytes:
+        return msgspec.msgpack.encode(self)
+
+
+def pack(envelopes: Sequence[Envelope]) -> bytes:
+    """Events as the ledger keeps them."""
+    return msgspec.msgpack.encode([each.pack() for each in envelopes])
+
+
+def unpack(packed: bytes) -> list[Envelope]:
+    """The reverse of :func:`pack`."""
+    return [Envelope.unpack(each) for each in msgspec.msgpack.decode(packed, type=list[bytes])]
