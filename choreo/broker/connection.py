@@ -24,6 +24,7 @@ from redis.asyncio import BlockingConnectionPool, Redis
 from redis.asyncio.retry import Retry
 from redis.backoff import NoBackoff
 
+from choreo.broker.packing import packing
 from choreo.errors import BrokerRefused, BrokerUnavailable, ConfigurationError, Unsendable
 
 Argument: TypeAlias = str | bytes | int
@@ -166,6 +167,8 @@ class Connection:
             )
         except ValueError as error:
             raise ConfigurationError(f"{public_url(url)!r} is not a server's URL: {error}") from None
+        for each in (pool, reading):
+            each.connection_class = packing(each.connection_class)
         return cls(Redis(connection_pool=pool), Redis(connection_pool=reading), url=url)
 
     async def close(self) -> None:

@@ -214,28 +214,32 @@ def parse(entry: Mapping[bytes, bytes]) -> Envelope:
     Raises:
         Malformed: if the entry is not a well-formed envelope of a version that is known.
     """
-    missing = [name for name in _REQUIRED if name not in entry]
-    if missing:
-        _refuse_missing(entry, missing)
-    subject = ""
+    if not entry.keys() >= _REQUIRED:
+        _refuse_missing(entry, [name for name in _REQUIRED_IN_ORDER if name not in entry])
+    subject, get = "", entry.get
     try:
         subject = check_saga_id(entry[b"subject"].decode())
-        version = entry.get(b"specversion", b"1").decode()
-        text = {name: _text(entry, name) for name in _TEXT}
-        asks = tuple(entry.get(b"asks", b"").decode().split())
-        numbers = {name: number(entry, name) for name in _NUMBERS}
+        version = get(b"specversion", b"1").decode()
+        text = [get(name, b"").decode() for name in _TEXT]
+        _check_text(text)
+        event_id, event_type, source, saga_type, cause, ledger, phase, state, traceparent = text
+        asks = tuple(get(b"asks", b"").decode().split())
+        time, began, seq = number(entry, "time"), number(entry, "began"), number(entry, "seq")
     except (UnicodeDecodeError, ValueError, InvalidSagaId) as error:
         raise Malformed(Reason.FIELDS_INVALID, str(error), subject) from None
     if version != SPEC_VERSION:
         detail = f"specversion {version!r:.40}; this is {SPEC_VERSION}"
         raise Malformed(Reason.VERSION_UNKNOWN, detail, subject)
-    return Envelope(subject=subject, data=entry[b"data"], asks=asks, **text, **numbers)  # type: ignore[arg-type]
+    return Envelope(
+        event_id, event_type, subject, entry[b"data"], source, time, saga_type, cause, ledger, phase, began,
+        state, seq, traceparent, asks,
+    )  # fmt: skip
 
 
-_REQUIRED = (b"id", b"type", b"subject", b"data")
-_TEXT = ("id", "type", "source", "sagatype", "cause", "ledger", "phase", "state", "traceparent")
-_LIMITS = {"ledger": MAX_LEDGER_CHARACTERS, "source": MAX_SOURCE_CHARACTERS}
-_NUMBERS = ("time", "began", "seq")
+_REQUIRED_IN_ORDER = (b"id", b"type", b"subject", b"data")
+_REQUIRED = frozenset(_REQUIRED_IN_ORDER)
+_TEXT = (b"id", b"type", b"source", b"sagatype", b"cause", b"ledger", b"phase", b"state", b"traceparent")
+_LIMITS = {b"ledger": MAX_LEDGER_CHARACTERS, b"source": MAX_SOURCE_CHARACTERS}
 
 
 def _refuse_missing(entry: Mapping[bytes, bytes], missing: list[bytes]) -> None:
@@ -248,14 +252,17 @@ def _refuse_missing(entry: Mapping[bytes, bytes], missing: list[bytes]) -> None:
     raise Malformed(Reason.FIELDS_MISSING, f"not there: {names}", subject)
 
 
-def _text(entry: Mapping[bytes, bytes], name: str) -> str:
-    value = entry.get(name.encode(), b"").decode()
-    limit = _LIMITS.get(name, MAX_NAME_CHARACTERS)
-    if len(value) > limit:
-        raise ValueError(f"{name} has {len(value)} characters; at most {limit}")
-    if name in ("id", "type") and (not value or " " in value or not value.isprintable()):
-        raise ValueError(f"{name} is {value!r}; it must be printable, without spaces, and not empty")
-    return value
+def _check_text(text: list[str]) -> None:
+    """Refuse attributes (in the order of ``_TEXT``) that are too long, or cannot be an id or a type."""
+    if max(map(len, text)) > MAX_NAME_CHARACTERS:
+        for name, value in zip(_TEXT, text, strict=True):
+            limit = _LIMITS.get(name, MAX_NAME_CHARACTERS)
+            if len(value) > limit:
+                raise ValueError(f"{name.decode()} has {len(value)} characters; at most {limit}")
+    for name, value in zip((b"id", b"type"), text, strict=False):
+        if not value or " " in value or not value.isprintable():
+            what = "it must be printable, without spaces, and not empty"
+            raise ValueError(f"{name.decode()} is {value!r}; {what}")
 
 
 def number(entry: Mapping[bytes, bytes], name: str) -> int:
@@ -264,7 +271,7 @@ def number(entry: Mapping[bytes, bytes], name: str) -> int:
     Raises:
         ValueError: if it is anything but up to 15 decimal digits.
     """
-    value = entry.get(name.encode(), b"")
+    value = entry.get(name.encode())
     if not value:
         return 0
     if len(value) > 15 or not value.isdigit():
