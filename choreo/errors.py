@@ -140,8 +140,8 @@ class Abort(Exception):
 
     ``reason`` is for people: it is kept with the saga and shown in its trace.
 
-    The step that aborts is not undone itself. So raise it only when no attempt took effect: what an
-    earlier attempt may have done (see ``ctx.attempt``) must be looked up by ``ctx.key`` first.
+    What this attempt did counts as nothing: raise it before the effect, or take the effect back first. What
+    an earlier attempt may have done, which failed or died, is undone.
     """
 
     #: Also there for subclasses whose ``__init__`` does not call this one.

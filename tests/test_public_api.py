@@ -69,7 +69,9 @@ def test_everything_public_is_documented(name: str, thing: Any) -> None:
 def test_the_fields_of_a_context_are_documented() -> None:
     """What a handler is told is explained, field by field."""
     tree = ast.parse((ROOT / "choreo" / "model" / "context.py").read_text("utf-8"))
-    (context,) = (node for node in tree.body if isinstance(node, ast.ClassDef))
+    (context,) = (
+        node for node in tree.body if isinstance(node, ast.ClassDef) and node.name == "Context"
+    )
     for field, after in zip(context.body, context.body[1:], strict=False):
         if isinstance(field, ast.AnnAssign) and not ast.unparse(field.target).startswith("_"):
             explained = isinstance(after, ast.Expr) and isinstance(after.value, ast.Constant)

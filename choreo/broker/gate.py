@@ -80,6 +80,7 @@ class Emission:
     """An event to be published: its id, where it goes, and what it does to the saga.
 
     ``ends`` is empty, ``a`` (aborts), ``c1`` (completes) or ``cN`` (completes with N - 1 others).
+    An event that is ``due`` later (ms since the epoch) is parked: ``data`` is what to park.
     """
 
     stream: str
@@ -87,6 +88,7 @@ class Emission:
     type: str
     ends: str
     data: bytes
+    due: int | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -171,7 +173,11 @@ class Done(Decision):
 
 @dataclass(frozen=True, slots=True)
 class Failed(Decision):
-    """A step will not be tried again. ``reason`` ``dead``: an error; ``aborted``: the business said no."""
+    """A step will not be tried again by itself.
+
+    ``reason``: ``aborted``, the business said no; ``dead``, an error, and the saga unwinds; ``parked``,
+    an error, and the saga waits for an operator.
+    """
 
     kind: ClassVar[str] = "failed"
     reason: str
@@ -221,6 +227,22 @@ class RetryStep(Decision):
         return [
             *self.parking.arguments(), self.ledger, _flag(self.keep), self.input, len(self.joins), *self.joins
         ]  # fmt: skip
+
+
+@dataclass(frozen=True, slots=True)
+class Publish(Decision):
+    """A planned event is due. Answers committed, or closed if its saga has ended or unwinds."""
+
+    kind: ClassVar[str] = "publish"
+    emission: Emission
+    source: str
+    cause: str
+    ledger: str
+    traceparent: str
+
+    def body(self, ring: _Keyring) -> list[Argument]:
+        events = _emissions(self.traceparent, [self.emission], ring)
+        return [self.source, self.cause, self.ledger, *events]
 
 
 @dataclass(frozen=True, slots=True)
@@ -327,7 +349,8 @@ def _flag(value: bool) -> str:
 def _emissions(traceparent: str, emissions: Sequence[Emission], ring: _Keyring) -> list[Argument]:
     arguments: list[Argument] = [traceparent, len(emissions)]
     for each in emissions:
-        arguments += (ring.number(each.stream), each.id, each.type, each.ends, each.data)
+        due = "" if each.due is None else each.due
+        arguments += (ring.number(each.stream), each.id, each.type, each.ends, each.data, due)
     return arguments
 
 

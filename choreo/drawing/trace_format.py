@@ -26,7 +26,7 @@ from choreo.drawing.status import LOOKS, format_state, format_time, format_took
 from choreo.drawing.text import clean, clean_lines, count, listed
 from choreo.model.facts import Kind, View
 from choreo.model.saga import State
-from choreo.model.trace import Awaited, EventNode, Incident, Reaction, Trace
+from choreo.model.trace import Awaited, EventNode, Incident, Plan, Reaction, Trace
 
 #: Columns that a label keeps even in a deep tree; guides that would take them are cut at the left.
 _LABEL_COLUMNS = 40
@@ -46,6 +46,7 @@ _LOOKS: dict[Kind, tuple[str, str]] = {
     Kind.ABORTED: ("✗", "red"),
     Kind.RETRYING: ("↻", "yellow"),
     Kind.DEAD: ("✗", "red"),
+    Kind.PARKED: ("✗", "red"),
     Kind.UNDONE: ("↶", "yellow"),
     Kind.STUCK: ("✗", "red"),
 }
@@ -56,6 +57,7 @@ _REMARKS: dict[Kind, tuple[str, str]] = {
     Kind.ABORTED: ("aborted", ": "),
     Kind.RETRYING: ("will be tried again", ""),
     Kind.DEAD: ("failed, now a dead letter", ": "),
+    Kind.PARKED: ("failed, now a dead letter; the saga waits for an operator", ": "),
     Kind.STUCK: ("could not undo, now a dead letter", ": "),
 }
 
@@ -159,6 +161,11 @@ def _wait_line(awaited: Awaited, now: int) -> Text:
             parts = [("waits for ", ""), (event, "bold"), (f", which {handler} needs", "")]
         case "undo":
             parts = [("waits for ", ""), (handler, "bold"), (" to be undone", "")]
+        case "plan":
+            parts = [("waits for ", ""), (event, "bold"), (f", planned by {handler}", "")]
+            since = f" (in {format_duration(awaited.due - now)})" if awaited.due > now else " (due now)"
+        case "operator":
+            parts, since = [(handler, "bold"), (" has failed, and waits for an operator", "")], ""
         case "listener":
             parts, since = [("nobody listens to ", ""), (event, "bold")], ""
         case other:
@@ -232,6 +239,8 @@ def _reaction_lines(
         yield Line(Text(failure, style="yellow"), hanging, hanging)
         if errors:
             yield from _traceback(attempt.detail, hanging)
+    for plan in reaction.planned:
+        yield Line(Text(_plan(plan, view), style=_DIM), hanging, hanging)
     if reaction.outcome in _REMARKS:
         yield Line(Text(_remark(reaction), style=colour), hanging, hanging)
     if errors:
@@ -246,6 +255,11 @@ def _traceback(text: str, hanging: str) -> Iterator[Line]:
 def _remark(reaction: Reaction) -> str:
     said, joint = _REMARKS[reaction.outcome]
     return f"{said}{joint}{clean(reaction.note)}" if reaction.note not in ("", said) else said
+
+
+def _plan(plan: Plan, view: View) -> str:
+    said = f"planned {clean(plan.type)} for +{format_duration(max(0, plan.due - view.started))}"
+    return f"{said}; void, the saga ended or turned back before" if plan.became == "void" else said
 
 
 def _name(reaction: Reaction, *, nested: bool) -> Text:

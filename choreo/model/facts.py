@@ -34,6 +34,10 @@ class Kind(StrEnum):
     """An attempt of a step or an undo failed, and another one is to follow."""
     DEAD = "dead"
     """A step failed for good; the delivery is a dead letter."""
+    PARKED = "parked"
+    """A step failed for good; the delivery is a dead letter, and the saga waits for an operator."""
+    PLANNED = "planned"
+    """An event is to be published later; ``id`` is ``planned:`` and the event's id."""
     UNDONE = "undone"
     """An undo succeeded."""
     STUCK = "stuck"
@@ -60,7 +64,7 @@ class Order(StrEnum):
 
 
 #: Kinds that stand for a dead letter.
-LETTERS = frozenset({Kind.DEAD, Kind.STUCK, Kind.REFUSED})
+LETTERS = frozenset({Kind.DEAD, Kind.PARKED, Kind.STUCK, Kind.REFUSED})
 
 
 class Fact(msgspec.Struct, frozen=True, array_like=True, omit_defaults=True):
@@ -98,7 +102,7 @@ class Fact(msgspec.Struct, frozen=True, array_like=True, omit_defaults=True):
     attempt: int = 0
     """Which attempt failed, from 1."""
     due: int = 0
-    """When the next attempt is due (ms since the epoch)."""
+    """When the next attempt, or a planned event, is due (ms since the epoch)."""
     order: str = ""
     """What an operator ordered, one of :class:`Order`."""
     settles: tuple[str, ...] = ()
@@ -139,6 +143,8 @@ class View(msgspec.Struct, frozen=True, omit_defaults=True):
     """``participant/step`` -> how often it was undone."""
     undoing: list[str] = []
     """The undos that were asked for and are not through yet, as ``participant/step``."""
+    parked: list[str] = []
+    """The steps that wait for an operator, as ``participant/step``."""
     retries: int = 0
     """How many attempts were followed by another one."""
     dead_letters: int = 0
@@ -234,6 +240,7 @@ def project(saga_id: str, timeline: Mapping[str, Fact]) -> View:
         done=done,
         undone=undone,
         undoing=[] if status is State.RESOLVED else _undoing(facts),
+        parked=_parked(facts) if status is State.RUNNING else [],
         retries=sum(fact.kind is Kind.RETRYING for fact in facts),
         dead_letters=sum(fact.kind in LETTERS for fact in facts),
         open_letters=len({fact.id for fact in facts if fact.kind in LETTERS} - _settled(facts)),
@@ -288,12 +295,19 @@ def replayed(facts: Iterable[Fact]) -> dict[str, Fact]:
     return {each: fact for fact in facts if fact.order == Order.REPLAY for each in fact.settles}
 
 
+def _parked(facts: list[Fact]) -> list[str]:
+    last = {(fact.handler, fact.cause): fact for fact in facts if fact.step and fact.kind is not Kind.PLANNED}
+    again = replayed(facts)
+    waiting = (fact for fact in last.values() if fact.kind is Kind.PARKED and fact.id not in again)
+    return sorted({fact.handler for fact in waiting})
+
+
 def _failed(fact: Fact) -> bool:
     return fact.kind in LETTERS or fact.kind in (Kind.ABORTED, Kind.RETRYING)
 
 
 def _error(fact: Fact) -> LastError:
-    traceback = fact.detail if fact.kind in (Kind.DEAD, Kind.STUCK, Kind.RETRYING) else ""
+    traceback = fact.detail if fact.kind in (Kind.DEAD, Kind.PARKED, Kind.STUCK, Kind.RETRYING) else ""
     return LastError(fact.handler or fact.type, fact.time, fact.note, traceback)
 
 

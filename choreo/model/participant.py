@@ -13,7 +13,7 @@ from choreo.errors import ContractError
 from choreo.model import contract
 from choreo.model.contract import Handler, Outcome
 from choreo.model.event import NAME, Event, is_event_type, type_name
-from choreo.model.policy import Policy, Retry, make_policy
+from choreo.model.policy import OnFailure, Policy, Retry, make_policy
 
 F = TypeVar("F", bound=Callable[..., Any])
 U = TypeVar("U", bound=Callable[..., Any])
@@ -161,7 +161,7 @@ class Step(Generic[F]):
             ContractError: if its parameters do not fit the step, or the step has an undo already.
         """
         caller = sys._getframe(1)
-        policy = make_policy(retry, timeout, contract.place(caller))
+        policy = make_policy(contract.place(caller), retry, timeout)
 
         def declare(function: U) -> U:
             contract.check_function(function, f"{contract.place(caller)}: {self.participant}")
@@ -207,29 +207,36 @@ class Participant:
         return {type_name(event): step for event, step in self._by_type.items()}
 
     def on(
-        self, *events: type[Event], timeout: float | timedelta | None = None, retry: Retry | None = None
-    ) -> Callable[[F], Step[F]]:
+        self, *events: type[Event], timeout: float | timedelta | None = None, retry: Retry | None = None,
+        on_failure: OnFailure | None = None,
+    ) -> Callable[[F], Step[F]]:  # fmt: skip
         """Declare a step that reacts to any one of ``events``.
 
         Args:
             timeout: seconds that one attempt may take; longer counts as a failure. A thread cannot be
                 ended from outside: a handler that is no coroutine then goes on unseen, its result lost.
-            retry: how failed attempts are repeated. Both default to ``defaults`` of streams.yaml.
+            retry: how failed attempts are repeated.
+            on_failure: what happens when the last attempt has failed: ``"abort"``, the saga unwinds (so
+                it is if nobody says otherwise); or ``"park"``, it waits until an operator has the step
+                tried again or the saga compensated. ``Abort`` unwinds the saga in any case.
+
+        What is not given is as ``defaults`` of streams.yaml say.
 
         Raises:
             ContractError: if the handler's signature does not fit, or another step of this
                 participant reacts to one of the types already.
         """
-        policy = make_policy(retry, timeout, contract.place(sys._getframe(1)))
+        policy = make_policy(contract.place(sys._getframe(1)), retry, timeout, on_failure)
         return self._declare(events, policy, join=False)
 
     def on_all(
-        self, *events: type[Event], timeout: float | timedelta | None = None, retry: Retry | None = None
-    ) -> Callable[[F], Step[F]]:
+        self, *events: type[Event], timeout: float | timedelta | None = None, retry: Retry | None = None,
+        on_failure: OnFailure | None = None,
+    ) -> Callable[[F], Step[F]]:  # fmt: skip
         """Declare a join: a step that waits for one of each of ``events`` in a saga and gets them all.
 
         If a type arrives again before the others have come, the newer event takes the older one's
-        place. ``timeout`` and ``retry`` are as for :meth:`on`.
+        place. ``timeout``, ``retry`` and ``on_failure`` are as for :meth:`on`.
 
         Raises:
             ContractError: as for :meth:`on`, and for fewer than two types.
@@ -239,7 +246,7 @@ class Participant:
             raise ContractError(
                 f"{where}: {self.name}: on_all needs two event types or more; use on() for one"
             )
-        policy = make_policy(retry, timeout, contract.place(sys._getframe(1)))
+        policy = make_policy(contract.place(sys._getframe(1)), retry, timeout, on_failure)
         return self._declare(events, policy, join=True)
 
     def _declare(

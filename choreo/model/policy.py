@@ -5,13 +5,16 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass
 from datetime import timedelta
+from typing import Literal, get_args
 
 from choreo.errors import Abort, ContractError, EventError
 
 #: Never worth a retry: the handler's own mistakes, which the next attempt would make again.
 _HOPELESS = (Abort, ContractError, EventError)
+#: What becomes of a saga of which a step has failed for good: it unwinds, or waits for an operator.
+OnFailure = Literal["abort", "park"]
 #: Seconds in a year: no pause is longer.
-_LONGEST = 366 * 86_400
+LONGEST = 366 * 86_400
 
 
 def _are_errors(value: object) -> bool:
@@ -51,11 +54,11 @@ class Retry:
         # Written so that NaN, which compares as false, is refused.
         if type(self.attempts) is not int or self.attempts < 1:
             wrong.append(f"attempts is {self.attempts!r}; a whole number, at least 1")
-        if not 0 <= first <= _LONGEST:
+        if not 0 <= first <= LONGEST:
             wrong.append(f"first is {self.first}; not negative, at most a year")
         if not 1 <= self.factor < math.inf:
             wrong.append(f"factor is {self.factor}; at least 1")
-        if not first <= limit <= _LONGEST:
+        if not first <= limit <= LONGEST:
             wrong.append(f"limit is {self.limit}; at least first, {self.first}, and at most a year")
         if not 0 <= self.jitter <= 1:
             wrong.append(f"jitter is {self.jitter}; between 0 and 1")
@@ -87,22 +90,30 @@ class Policy:
     retry: Retry | None = None
     timeout: float | None = None
     """Seconds that one attempt may take."""
+    on_failure: OnFailure | None = None
+    """What happens when a step has failed for good. Undos have no choice: their saga becomes failed."""
 
     def over(self, default: Policy) -> Policy:
         """This policy; what it leaves open is as in ``default``."""
         return Policy(
             self.retry if self.retry is not None else default.retry,
             self.timeout if self.timeout is not None else default.timeout,
+            self.on_failure if self.on_failure is not None else default.on_failure,
         )
 
 
-def make_policy(retry: Retry | None, timeout: float | timedelta | None, where: str) -> Policy:
+def make_policy(
+    where: str, retry: Retry | None, timeout: float | timedelta | None, on_failure: OnFailure | None = None
+) -> Policy:
     """A policy from what a decorator was given; ``where`` is the place of the decorator.
 
     Raises:
-        ContractError: if the timeout is not positive.
+        ContractError: if the timeout is not positive, or ``on_failure`` is none of :data:`OnFailure`.
     """
+    if on_failure not in (None, *get_args(OnFailure)):
+        choices = " or ".join(map(repr, get_args(OnFailure)))
+        raise ContractError(f"{where}: on_failure is {on_failure!r}; it must be {choices}")
     seconds = None if timeout is None else seconds_of(timeout)
-    if seconds is not None and not 0 < seconds <= _LONGEST:
+    if seconds is not None and not 0 < seconds <= LONGEST:
         raise ContractError(f"{where}: timeout is {timeout}; it must be positive, and at most a year")
-    return Policy(retry, seconds)
+    return Policy(retry, seconds, on_failure)

@@ -23,6 +23,15 @@ class Attempt(msgspec.Struct, omit_defaults=True):
     """Its traceback."""
 
 
+class Plan(msgspec.Struct, omit_defaults=True):
+    """An event that a step planned to be published later. ``due`` is in milliseconds since the epoch."""
+
+    type: str
+    due: int
+    became: str = ""
+    """``published``; ``void``, if its saga ended or turned back before; empty as long as it is to come."""
+
+
 class Reaction(msgspec.Struct, omit_defaults=True):
     """A step (or an undo) that handled an event. Times are milliseconds since the epoch."""
 
@@ -46,6 +55,8 @@ class Reaction(msgspec.Struct, omit_defaults=True):
     """In an undo: 1 for the first that was undone in this saga, 2 for the next, and so on."""
     failed: list[Attempt] = []
     """The attempts before the last one."""
+    planned: list[Plan] = []
+    """The events that it planned for later."""
     emitted: list[EventNode] = []
     undone_by: list[Reaction] = []
     """The undos of this step."""
@@ -91,12 +102,15 @@ class Awaited(msgspec.Struct, omit_defaults=True):
 
     what: str
     """``step``: a step that has not reacted; ``join``: a join that lacks events; ``undo``: an undo under
-    way; ``listener``: an event that nobody listens to."""
+    way; ``plan``: an event that is planned; ``operator``: a step that failed and is left to an operator;
+    ``listener``: an event that nobody listens to."""
     type: str = ""
     """The event type that was published, or that is missing."""
     handler: str = ""
     """``participant/step``."""
     since: int = 0
+    due: int = 0
+    """When a planned event is due."""
 
 
 class Trace(msgspec.Struct, omit_defaults=True):
@@ -125,6 +139,7 @@ def build_trace(view: View, facts: Sequence[Fact], listeners: Listeners) -> Trac
     start = view.started
     nodes = {fact.id: _event_node(fact, start) for fact in facts if fact.kind is Kind.EVENT}
     reactions = _reactions(facts, nodes)
+    _add_plans(view, facts, reactions)
     events = [fact for fact in facts if fact.kind is Kind.EVENT]
     circular = _circular({fact.id: fact.cause for fact in events})
     roots = []
@@ -160,10 +175,11 @@ def _reactions(
     found: dict[tuple[str, str, str, str], Reaction] = {}
     asked = {entry: fact.time for fact in reversed(facts) for entry in fact.asks}
     again = replayed(facts)
+    planned = {_event_planned(fact) for fact in facts if fact.kind is Kind.PLANNED}
     order = 0
     for fact in sorted(facts, key=lambda each: bool(each.undo)):
-        if not fact.step or fact.kind in (Kind.ORDERED, Kind.REFUSED):
-            continue
+        if not fact.step or fact.kind in (Kind.ORDERED, Kind.REFUSED, Kind.PLANNED) or fact.id in planned:
+            continue  # what was planned comes when its step is long over
         reaction = found.get(_key(fact))
         if reaction is None:
             outcome = Kind.RETRYING if fact.id in again else fact.kind
@@ -177,6 +193,29 @@ def _reactions(
             reaction.order = order
         _tell(reaction, fact, asked, nodes, failed=failed is not None)
     return found
+
+
+def _add_plans(
+    view: View, facts: Sequence[Fact], reactions: Mapping[tuple[str, str, str, str], Reaction]
+) -> None:
+    for fact, became in _plans(view, facts):
+        if _key(fact) in reactions:
+            reactions[_key(fact)].planned.append(Plan(fact.type, fact.due, became))
+
+
+def _plans(view: View, facts: Sequence[Fact]) -> Iterable[tuple[Fact, str]]:
+    """Every planned event, and what became of it."""
+    published = {fact.id for fact in facts if fact.kind is Kind.EVENT}
+    for fact in facts:
+        if fact.kind is Kind.PLANNED:
+            came = _event_planned(fact) in published
+            # What an undo planned comes in any case.
+            lost = view.status is not State.RUNNING and not fact.undo
+            yield fact, "published" if came else "void" if lost else ""
+
+
+def _event_planned(fact: Fact) -> str:
+    return fact.id.partition(":")[2]
 
 
 def _hang(
@@ -250,8 +289,13 @@ def _awaited(
 ) -> Iterable[Awaited]:
     for name in view.undoing:
         yield Awaited("undo", handler=name, since=view.updated)
+    for name in view.parked:
+        yield Awaited("operator", handler=name, since=view.updated)
+    for fact, became in _plans(view, facts):
+        if not became:
+            yield Awaited("plan", fact.type, fact.handler, fact.time, fact.due)
     again = replayed(facts)
-    aside = (Kind.RETRYING, Kind.ORDERED)
+    aside = (Kind.RETRYING, Kind.ORDERED, Kind.PLANNED)
     settled = [fact for fact in facts if not fact.undo and fact.kind not in aside and fact.id not in again]
     reacted = {(fact.participant, fact.step, fact.cause) for fact in settled}
     fired = {(fact.participant, fact.step) for fact in settled if fact.step and fact.kind is not Kind.WAITING}

@@ -16,7 +16,7 @@ import msgspec
 from choreo.broker.clock import Clock
 from choreo.broker.gate import Begin, BeginUndo, Decision, Head, RetryUndo, Stuck, Undone, Verdict
 from choreo.broker.groups import Delivery
-from choreo.errors import Abort
+from choreo.errors import Abort, UnroutableEvent
 from choreo.model.context import Context
 from choreo.model.event import Event
 from choreo.runtime.committer import Committer
@@ -82,6 +82,8 @@ class Handling:
         """Do what is to be done."""
         if work.undo:
             await self._undo(delivery, work)
+        elif work.planned:
+            await self._publish(delivery, work)
         else:
             await self._step(delivery, work)
 
@@ -119,7 +121,7 @@ class Handling:
                 await self._refuse(head, bench, envelopes, error)
                 return
         if answer.verdict is Verdict.DOUBT:
-            decision: Decision = self.draft.done(head, bench, envelopes, keep=True)
+            decision: Decision = self.draft.doubtful(head, bench, envelopes)
         elif delivery.deliveries > MAX_DELIVERIES:
             note = _poisonous(delivery)
             logger.error("%s/%s, saga %r: %s", self.participant, head.step, head.saga_id, note)
@@ -135,11 +137,7 @@ class Handling:
         context = self._context(head, key=self.draft.key(head))
         try:
             returned, emitted = await bench.run(events, context)
-            keep = bench.covers(emitted)
-            return self.draft.done(
-                head, bench, envelopes, keep=keep, result=bench.store(returned) if keep else None,
-                emissions=self.draft.emissions(head, emitted, head.step),
-            )  # fmt: skip
+            return self.draft.done(head, bench, envelopes, returned, emitted)
         except Abort as abort:
             return self.draft.aborted(head, bench, envelopes, _reason_of(abort))
         except Exception as error:
@@ -155,6 +153,17 @@ class Handling:
         note = f"{Reason.DATA_MISFIT}: {text_of(error)}"
         logger.error("%s/%s cannot decode %s: %s", self.participant, head.step, head.type, error)
         await self.committer.decide(self.draft.dead(head, bench, envelopes, Reason.DATA_MISFIT, note))
+
+    async def _publish(self, delivery: Delivery, work: Work) -> None:
+        """Publish an event that was planned."""
+        head = self.draft.head(delivery, work.envelope, work.step, work.attempt)
+        head = dataclasses.replace(head, began=work.envelope.began)
+        try:
+            decision: Decision = self.draft.publish(head, work.envelope)
+        except UnroutableEvent as error:
+            logger.error("saga %r: %s", head.saga_id, error)
+            decision = self.draft.orphaned(head, work.envelope, str(error))
+        await self.committer.decide(decision)
 
     # -- back --------------------------------------------------------------------------------------
 
@@ -188,8 +197,9 @@ class Handling:
         try:
             events = [bench.decode(each) for each in envelopes]
             emitted = await bench.run_undo(events, bench.restore(result), context)
-            emissions = self.draft.emissions(head, emitted, f"{head.step}/{name}")
-            return Undone(head, name, emissions, envelopes[-1].traceparent)
+            traceparent = envelopes[-1].traceparent
+            emissions = self.draft.emissions(head, emitted, f"{head.step}/{name}", "", traceparent)
+            return Undone(head, name, emissions, traceparent)
         except Exception as error:
             note, detail = describe(error)
             policy = bench.undo_policy.retry
@@ -197,7 +207,7 @@ class Handling:
             self._log_failure(head, name, note, again=again)
             if policy is None or not again:
                 return self._stuck(head, name, envelopes, Reason.UNDO_FAILED, note, detail)
-            parked = Parked(head.attempt + 1, undo=f"{self.participant}/{head.step}:{head.event}")
+            parked = Parked(head.attempt + 1, undo=self.draft.entry(head))
             return RetryUndo(head, name, self.draft.parking(head, policy, error, parked))
 
     def _stuck(

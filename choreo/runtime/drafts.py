@@ -5,11 +5,13 @@ from __future__ import annotations
 import secrets
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 from choreo.broker.clock import Clock
-from choreo.broker.gate import Done, Emission, Failed, Head, Letter, Parking, RetryStep
+from choreo.broker.gate import Done, Emission, Failed, Head, Letter, Parking, Publish, RetryStep
 from choreo.broker.groups import Delivery
-from choreo.model.event import Event, type_name
+from choreo.model.context import Emitted
+from choreo.model.event import type_name
 from choreo.model.policy import Retry
 from choreo.runtime.handlers import Bench, describe
 from choreo.runtime.parked import due_at
@@ -49,17 +51,40 @@ class Drafts:
         """The idempotency key of a step for an event, or of its undo."""
         return derive_id("key", head.saga_id, self.participant, head.step, undo, head.event)
 
-    def emissions(self, head: Head, events: Sequence[Event], source: str) -> tuple[Emission, ...]:
-        """Events to be published; ``source`` is the step, or ``step/undo``."""
-        return tuple(
-            Emission(
-                stream=self.topology.keys.stream(head.partition, self.topology.stream_of(type_name(event))),
-                id=derive_id(head.event, self.participant, source, str(position)),
-                type=type_name(event),
-                ends=self._ends(head.saga_type, type_name(event)),
-                data=encode_data(event),
-            )
-            for position, event in enumerate(events)
+    def emissions(
+        self, head: Head, emitted: Sequence[Emitted], source: str, ledger: str, traceparent: str
+    ) -> tuple[Emission, ...]:
+        """Events to be published; ``source`` is the step, or ``step/undo``. ``ledger`` holds the entries
+        that planned ones name as their causes, once they are published."""
+        emissions = []
+        for position, (event, after) in enumerate(emitted):
+            event_id, name = derive_id(head.event, self.participant, source, str(position)), type_name(event)
+            emission = self._emission(head, event_id, name, encode_data(event))
+            if after is not None:
+                envelope = Envelope(
+                    event_id, name, head.saga_id, emission.data, source=f"{self.participant}/{source}",
+                    sagatype=head.saga_type, cause=head.event, ledger=ledger,
+                    phase=BACK if head.back else "", began=head.began, traceparent=traceparent,
+                )  # fmt: skip
+                parked = Parked(1, event=envelope.pack(), step=head.step, planned=True).pack()
+                due = self.clock() + round(after * 1000)
+                emission = Emission(emission.stream, event_id, name, "", parked, due)
+            emissions.append(emission)
+        return tuple(emissions)
+
+    def _emission(self, head: Head, event_id: str, event_type: str, data: bytes) -> Emission:
+        stream = self.topology.keys.stream(head.partition, self.topology.stream_of(event_type))
+        return Emission(stream, event_id, event_type, self._ends(head.saga_type, event_type), data)
+
+    def publish(self, head: Head, envelope: Envelope) -> Publish:
+        """A planned event is due.
+
+        Raises:
+            UnroutableEvent: if no stream carries it any more.
+        """
+        emission = self._emission(head, envelope.id, envelope.type, envelope.data)
+        return Publish(
+            head, emission, envelope.source, envelope.cause, envelope.ledger, envelope.traceparent
         )
 
     def _ends(self, saga_type: str, event_type: str) -> str:
@@ -89,21 +114,38 @@ class Drafts:
         )  # fmt: skip
 
     def done(
-        self, head: Head, bench: Bench, envelopes: Sequence[Envelope], *, keep: bool,
-        result: bytes | None = None, emissions: tuple[Emission, ...] = (),
+        self, head: Head, bench: Bench, envelopes: Sequence[Envelope], returned: Any,
+        emitted: Sequence[Emitted],
     ) -> Done:  # fmt: skip
-        """The step took effect; or, if ``keep`` and without a result, may have."""
+        """The step took effect."""
+        keep, ledger, traceparent = bench.covers(emitted), ledger_of(envelopes), envelopes[-1].traceparent
+        causes = self.entry(head) if keep else ledger
         return Done(
-            head, ledger=ledger_of(envelopes), keep=keep, input=pack(envelopes) if keep else b"",
-            result=result, joins=bench.joins, emissions=emissions,
-            traceparent=envelopes[-1].traceparent,
+            head, ledger=ledger, keep=keep, input=pack(envelopes) if keep else b"",
+            result=bench.store(returned) if keep else None, joins=bench.joins,
+            emissions=self.emissions(head, emitted, head.step, causes, traceparent), traceparent=traceparent,
         )  # fmt: skip
 
+    def doubtful(self, head: Head, bench: Bench, envelopes: Sequence[Envelope]) -> Done:
+        """The step may have taken effect, and will not run any more."""
+        return Done(
+            head, ledger=ledger_of(envelopes), keep=True, input=pack(envelopes), joins=bench.joins
+        )
+
+    def entry(self, head: Head) -> str:
+        """A step's entry in the ledger."""
+        return f"{self.participant}/{head.step}:{head.event}"
+
     def aborted(self, head: Head, bench: Bench, envelopes: Sequence[Envelope], note: str) -> Failed:
-        """The business said no. There is a letter only if the saga cannot unwind any more."""
+        """The business said no. There is a letter only if the saga cannot unwind any more.
+
+        What this attempt did is nothing; but an earlier one, which failed or died, may have done something.
+        """
         letter = self.letter(head, Reason.ABORT_TOO_LATE, note, "", envelopes)
+        keep = bench.step.compensation is not None and (head.attempt > 1 or head.deliveries > 1)
         return Failed(
-            head, "aborted", note, letter, ledger=ledger_of(envelopes), joins=bench.joins
+            head, "aborted", note, letter, ledger=ledger_of(envelopes), keep=keep,
+            input=pack(envelopes) if keep else b"", joins=bench.joins,
         )  # fmt: skip
 
     def dead(
@@ -114,8 +156,9 @@ class Drafts:
         undoable = bench.step.compensation is not None
         # What could not even be decoded has not run; should an earlier attempt have, the gate knows.
         keep = undoable and reason is not Reason.DATA_MISFIT
+        kind = "parked" if bench.policy.on_failure == "park" else "dead"
         return Failed(
-            head, "dead", note, self.letter(head, reason, note, detail, envelopes),
+            head, kind, note, self.letter(head, reason, note, detail, envelopes),
             detail=detail, ledger=ledger_of(envelopes), keep=keep,
             input=pack(envelopes) if undoable else b"", joins=bench.joins,
         )  # fmt: skip

@@ -13,7 +13,7 @@ import anyio.to_thread
 import msgspec
 
 from choreo.errors import EventError
-from choreo.model.context import Context
+from choreo.model.context import Context, Emitted
 from choreo.model.contract import Handler, Outcome, check_emitted, check_outcome
 from choreo.model.event import Event, type_name
 from choreo.model.participant import Step, Undo
@@ -57,7 +57,7 @@ class Bench:
             message, _ = describe(error)
             raise msgspec.DecodeError(message) from error
 
-    async def run(self, events: Sequence[Event], context: Context) -> tuple[Any, list[Event]]:
+    async def run(self, events: Sequence[Event], context: Context) -> tuple[Any, list[Emitted]]:
         """Call the step. Returns what it returned, and every event that it emits, in order."""
         returned = await self._call(self.step, self.policy, events, context)
         if isinstance(returned, Iterator):
@@ -65,7 +65,7 @@ class Bench:
         emitted = _emitted(self.step.function, self.step.outcome, returned, context)
         return returned, emitted
 
-    async def run_undo(self, events: Sequence[Event], result: Any, context: Context) -> list[Event]:
+    async def run_undo(self, events: Sequence[Event], result: Any, context: Context) -> list[Emitted]:
         """Call the step's undo. Returns the compensating events."""
         undo = self.step.compensation
         assert undo is not None
@@ -88,10 +88,10 @@ class Bench:
             )  # fmt: skip
             return await _within(policy.timeout, thread)
 
-    def covers(self, emitted: Sequence[Event]) -> bool:
+    def covers(self, emitted: Sequence[Emitted]) -> bool:
         """Whether the step has an undo that is concerned with such an outcome."""
         undo = self.step.compensation
-        return undo is not None and undo.covers(tuple(emitted))
+        return undo is not None and undo.covers(tuple(each.event for each in emitted))
 
     def store(self, returned: Any) -> bytes:
         """What the step returned, packed for the ledger."""
@@ -137,10 +137,10 @@ def _decoder(event: type[Event]) -> Callable[[bytes], Event]:
     return msgspec.json.Decoder(event).decode
 
 
-def _emitted(function: Handler, outcome: Outcome, returned: Any, context: Context) -> list[Event]:
-    events = list(check_outcome(function, outcome, returned))
+def _emitted(function: Handler, outcome: Outcome, returned: Any, context: Context) -> list[Emitted]:
+    events = [Emitted(event) for event in check_outcome(function, outcome, returned)]
     extra = context._emitted
-    check_emitted(function, outcome, extra)
+    check_emitted(function, outcome, [each.event for each in extra])
     emitted = [*extra, *events]
     if len(emitted) > MAX_EMITTED:
         raise EventError(f"{function.__name__} emitted {len(emitted)} events; at most {MAX_EMITTED} may be")

@@ -18,13 +18,15 @@ class NoWork(Exception):
 
 @dataclass(frozen=True, slots=True)
 class Work:
-    """What a worker is to do: handle an event, or undo the step of a ledger entry."""
+    """What a worker is to do: handle an event, undo the step of a ledger entry, or publish an event."""
 
     envelope: Envelope
     attempt: int = 1
     undo: str = ""
     step: str = ""
-    """In a later attempt: the name of the step that is to be repeated."""
+    """In a later attempt: the name of the step that is to be repeated. Else: that planned the event."""
+    planned: bool = False
+    """Whether the event is to be published now."""
 
     @classmethod
     def of_inbox(cls, entry: Envelope) -> Work:
@@ -40,7 +42,8 @@ class Work:
                 parked = msgspec.msgpack.decode(entry.data, type=Parked)
                 if parked.undo:
                     return cls(entry, parked.attempt, parked.undo)
-                return cls(Envelope.unpack(parked.event), parked.attempt, step=parked.step)
+                event = Envelope.unpack(parked.event)
+                return cls(event, parked.attempt, step=parked.step, planned=parked.planned)
         except (UnicodeDecodeError, msgspec.DecodeError) as error:
             raise NoWork(f"the inbox holds an entry that cannot be read: {error}") from None
         raise NoWork(f"the inbox holds an entry that is no request: {entry.type!r:.100}")

@@ -15,7 +15,7 @@ RETRY: Final = "choreo.retry"
 
 
 class Parked(msgspec.Struct, frozen=True, array_like=True):
-    """An attempt to come."""
+    """An attempt to come, or an event."""
 
     attempt: int
     undo: str = ""
@@ -23,7 +23,9 @@ class Parked(msgspec.Struct, frozen=True, array_like=True):
     event: bytes = b""
     """For a step: the packed envelope of its event."""
     step: str = ""
-    """For a step: its name."""
+    """For a step, or an event that one planned: the step's name."""
+    planned: bool = False
+    """Whether ``event`` is to be published now, and not to be handled."""
 
     def pack(self) -> bytes:
         return msgspec.msgpack.encode(self)

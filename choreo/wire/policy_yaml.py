@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable
-from typing import Any
+from typing import Any, get_args
 
 import yaml
 
 from choreo.errors import ContractError
-from choreo.model.policy import Policy, Retry
+from choreo.model.policy import OnFailure, Policy, Retry
 from choreo.wire.durations import EXAMPLES, parse_duration
 from choreo.wire.nodes import Entry, Reader, is_a
 
@@ -24,12 +24,13 @@ def read_defaults(reader: Reader, node: yaml.Node, base: Policy) -> Policy:
     Faults go to ``reader``.
     """
     entries = reader.mapping(node, "`defaults`", "defaults: {timeout: 30s, retry: {attempts: 5}}")
-    reader.known(entries, ("timeout", "retry"), "`defaults`")
+    reader.known(entries, ("timeout", "retry", "on_failure"), "`defaults`")
     retry = base.retry
     if "retry" in entries:
         retry = _read_retry(reader, entries["retry"].value) or retry
     timeout = read_duration(reader, entries.get("timeout"), "`timeout`")
-    return Policy(retry, timeout if timeout is not None else base.timeout)
+    on_failure = _value(reader, entries.get("on_failure"), "`on_failure`", "choice")
+    return Policy(retry, timeout, on_failure).over(base)
 
 
 def _read_retry(reader: Reader, node: yaml.Node) -> Retry | None:
@@ -73,6 +74,12 @@ def _count(text: str) -> int:
     return int(text)
 
 
+def _choice(text: str) -> str:
+    if text not in get_args(OnFailure):
+        raise ValueError(text)
+    return text
+
+
 def _number(text: str) -> float:
     if not re.fullmatch(r"[0-9]{1,6}(\.[0-9]{1,6})?", text):
         raise ValueError(text)
@@ -82,5 +89,6 @@ def _number(text: str) -> float:
 _KINDS: dict[str, tuple[Callable[[str], Any], str]] = {
     "duration": (parse_duration, f"a span of time: {EXAMPLES}"),
     "count": (_count, "a whole number from 1 to 9999"),
+    "choice": (_choice, "`abort` or `park`"),
     "number": (_number, "a number that is not negative, such as 2 or 0.5"),
 }

@@ -35,7 +35,7 @@ def test_durations_are_seconds_or_timedeltas() -> None:
     assert seconds_of(2) == 2.0
     told = Retry(first=timedelta(milliseconds=200), limit=timedelta(seconds=30))
     assert told.delay(3, 0.5) == Retry(first=0.2, limit=30).delay(3, 0.5)
-    assert make_policy(None, timedelta(seconds=3), "here").timeout == 3.0
+    assert make_policy("here", None, timedelta(seconds=3)).timeout == 3.0
 
 
 def test_the_default() -> None:
@@ -231,7 +231,7 @@ def test_what_a_handler_says_wins_over_the_default() -> None:
 def test_a_timeout_is_positive(timeout: float | timedelta) -> None:
     """Otherwise no attempt could ever succeed (or, with NaN, nobody knows)."""
     with pytest.raises(ContractError, match=r"here: timeout is .*; it must be positive"):
-        make_policy(None, timeout, "here")
+        make_policy("here", None, timeout)
 
 
 def test_the_decorators_take_policies() -> None:

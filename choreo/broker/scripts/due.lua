@@ -7,7 +7,7 @@
 -- Returns how many were moved; when the next one is due (ms), '' if none is parked; and an inbox that
 -- is in the way, '' if none is: its timers stay, and those of others are moved nevertheless.
 --
--- The inbox follows from the timer's id, [undo:]<participant>/<step>:<event id> <saga>; it has the same tag.
+-- The inbox follows from the timer's id, [undo:|plan:]<participant>/<step>:<event id> <saga>; it has the same tag.
 
 local MAX_PASSED = 1000
 
@@ -29,7 +29,7 @@ while moved < most and passed < MAX_PASSED do
   local ids = redis.call('ZRANGEBYSCORE', KEYS[1], '-inf', ARGV[1], 'LIMIT', passed, most - moved)
   if #ids == 0 then break end
   for _, id in ipairs(ids) do
-    local inbox = ARGV[2] .. (string.match((string.gsub(id, '^undo:', '')), '^([^/]+)/') or '')
+    local inbox = ARGV[2] .. (string.match((string.gsub(id, '^%a+:', '')), '^([^/]+)/') or '')
     if misfit(inbox, 'stream') then
       obstacle = inbox
       passed = passed + 1

@@ -23,12 +23,27 @@ local function end_by(saga, event, ends)
   end
 end
 
+-- Publish an event later: it is parked, unless its saga has ended or turned with this very commit.
+local function plan(d, saga, event, back)
+  local line = participant .. '/' .. d.step .. ':' .. event[2]
+  journal(saga, now, 'planned', event[2], {
+    type = event[3], cause = d.event, participant = participant, step = d.step, undo = d.undo, due = event[6],
+  })
+  if not back then
+    if saga.state ~= 'running' then return end
+    saga.blobs[#saga.blobs + 1] = 't:' .. line
+    saga.blobs[#saga.blobs + 1] = event[6]
+  end
+  saga.timers[#saga.timers + 1] = { id = timer_id(saga, 'plan:' .. line), due = event[6], payload = event[5] }
+end
+
+-- Publish the events of a commit: those of now, then the planned ones.
 local function emit(d, saga, source, ledger, back)
   local aborting, running = false, saga.state == 'running'
-  for _, event in ipairs(d.events) do aborting = aborting or event[4] == 'a' end
-  for _, event in ipairs(d.events) do
+  for _, event in ipairs(d.immediate) do aborting = aborting or event[4] == 'a' end
+  for _, event in ipairs(d.immediate) do
     local fields = { 'id', event[2], 'type', event[3], 'source', source, 'subject', saga.subject,
-      'time', now, 'cause', d.event, 'began', d.began }
+      'time', now, 'cause', d.cause or d.event, 'began', d.began }
     if not aborting or event[4] == 'a' then end_by(saga, event[3], event[4]) end
     append(fields, 'sagatype', saga.type)
     append(fields, 'ledger', ledger)
@@ -38,4 +53,5 @@ local function emit(d, saga, source, ledger, back)
     append(fields, 'data', event[5])
     saga.events[#saga.events + 1] = { stream = KEYS[tonumber(event[1])], fields = fields }
   end
+  for _, event in ipairs(d.planned) do plan(d, saga, event, back) end
 end

@@ -27,9 +27,14 @@ local function read_effect(d)
   d.parents, d.keep, d.input = take(), take() ~= '', take()
 end
 
--- The events that a handler emitted: stream, id, type, what it ends, data.
+-- The events that a handler emitted: stream, id, type, what it ends, data, when it is due. One that is
+-- due later has '' for its end (that is seen when it is published), and what to park for its data.
 local function read_events(d)
-  d.traceparent, d.events = take(), take_list(5)
+  d.traceparent, d.events, d.immediate, d.planned = take(), take_list(6), {}, {}
+  for _, event in ipairs(d.events) do
+    local list = event[6] == '' and d.immediate or d.planned
+    list[#list + 1] = event
+  end
 end
 
 local function read_letter(d)
@@ -60,6 +65,12 @@ local function read_retry(d)
   read_timer(d)
   read_effect(d)
   d.joined = take_list(1)
+end
+
+local function read_publish(d)
+  d.source, d.cause, d.ledger = take(), take(), take()
+  d.mark = 'p:' .. d.event
+  read_events(d)
 end
 
 local function read_undo(d)
@@ -168,7 +179,7 @@ local function done(d, saga)
     fact(d, saga, 'late', { note = table.concat(withheld, ' ') })
     return finish(d, saga, 'l')
   end
-  if #d.events == 0 then fact(d, saga, 'done', {}) end
+  if #d.immediate == 0 then fact(d, saga, 'done', {}) end
   emit(d, saga, participant .. '/' .. d.step, ledger, d.back)
   return finish(d, saga, 'c')
 end
@@ -186,8 +197,33 @@ local function spoil(d, saga)
   if saga.state == 'compensated' then turn(saga, 'failed') end
 end
 
+-- Acknowledge a delivery without a done mark: its step is to run again, by a timer or by an operator.
+local function hold(d, saga, kind, about)
+  saga.blobs[#saga.blobs + 1] = 'a:' .. d.turn
+  saga.blobs[#saga.blobs + 1] = d.attempt .. ' ' .. d.token
+  about.note, about.detail, about.attempt = d.note, d.detail, d.attempt
+  fact(d, saga, kind, about)
+  local obstacle = blocked(saga, keys)
+  if obstacle then return { 'blocked', obstacle } end
+  apply(saga, keys, now)
+  acknowledge(d)
+  return { 'committed', saga.state }
+end
+
+-- A step failed for good, and its saga is to wait for an operator. Should the saga unwind instead, the
+-- step counts as one that may have taken effect.
+local function suspend(d, saga)
+  saga.letter = d.letter
+  if d.keep or row_of(saga, d.line) then note_effect(d, saga) end
+  return hold(d, saga, 'parked', {})
+end
+
 -- A step that will not be tried again: it aborted (nothing to undo) or failed (it may have taken effect).
 local function failed(d, saga)
+  if d.kind == 'parked' then
+    if saga.state == 'running' and not d.back then return suspend(d, saga) end
+    d.kind = 'dead'
+  end
   clear_join(d, saga)
   local running = saga.state == 'running'
   if d.kind == 'dead' or not (running or unwinds(saga) and not d.back) then saga.letter = d.letter end
@@ -201,18 +237,11 @@ local function failed(d, saga)
   return finish(d, saga, running and 'c' or (unwinds(saga) and 'l' or 'x'))
 end
 
--- Acknowledge a delivery whose attempt failed, and park the next attempt.
+-- An attempt failed: park the next one.
 local function park(d, saga, about)
-  saga.blobs[#saga.blobs + 1] = 'a:' .. d.turn
-  saga.blobs[#saga.blobs + 1] = d.attempt .. ' ' .. d.token
-  saga.timer = { id = timer_id(saga, d.turn), due = d.timer.due, payload = d.timer.payload }
-  about.note, about.detail, about.attempt, about.due = d.note, d.detail, d.attempt, d.timer.due
-  fact(d, saga, 'retrying', about)
-  local obstacle = blocked(saga, keys)
-  if obstacle then return { 'blocked', obstacle } end
-  apply(saga, keys, now)
-  acknowledge(d)
-  return { 'committed', saga.state }
+  saga.timers[1] = { id = timer_id(saga, d.turn), due = d.timer.due, payload = d.timer.payload }
+  about.due = d.timer.due
+  return hold(d, saga, 'retrying', about)
 end
 
 local function retry(d, saga)
@@ -224,6 +253,14 @@ local function retry(d, saga)
     return finish(d, saga, 'l')
   end
   return park(d, saga, {})
+end
+
+-- A planned event is due. If its saga has ended or unwinds, it is void.
+local function publish(d, saga)
+  saga.drops[#saga.drops + 1] = 't:' .. d.line
+  if saga.state ~= 'running' and not d.back then return finish(d, saga, 'x') end
+  emit(d, saga, d.source, d.ledger, d.back)
+  return finish(d, saga, 'c')
 end
 
 ---- undos ---------------------------------------------------------------------------------------
@@ -262,6 +299,7 @@ local decisions = {
   done = { read = read_done, decide = done, fenced = true },
   failed = { read = read_failed, decide = failed, fenced = true },
   retry = { read = read_retry, decide = retry, again = true, fenced = true },
+  publish = { read = read_publish, decide = publish, fenced = true },
   begin_undo = { read = read_undo, decide = begin_undo, again = true, undo = true },
   undone = { read = read_undone, decide = undone, fenced = true, undo = true },
   stuck = { read = read_stuck, decide = stuck, fenced = true, undo = true },

@@ -11,7 +11,7 @@
 --   d:<p>:<event> done mark of a step        j:<p>/<s>:<type>, k:...    a join's part and its ledger
 --   u:<entry>     done mark of an undo       x:<entry>:<type>           parts of a join that fired
 --   l:<letter>    entry of a dead letter     a:<entry>, a:undo:<entry>  last attempt that failed
---   o:<token>     an order carried out
+--   o:<token>     an order carried out       t:<p>/<step>:<event>       an event that is planned
 --
 -- An entry is <participant>/<step>:<event id>. Status: S started, D done, U undo asked for, F failed; and
 -- B for a step of the way back that failed and runs again on an operator's word.
@@ -52,7 +52,7 @@ local function open_saga(record, work, subject, sagatype)
     type = value_or(known[3], sagatype),
     turned = false, changed = not known[1], told = false,
     fields = {}, rows = {}, dirty = {}, blobs = {}, drops = {}, asks = {}, events = {}, journal = {},
-    letter = nil, timer = nil, hurry = {}, counts = nil, forgets = {},
+    letter = nil, timers = {}, voids = {}, hurry = {}, counts = nil, forgets = {},
   }
 end
 
@@ -158,15 +158,28 @@ local function close_if_unwound(saga)
   end
 end
 
+-- Event ids are unique within a saga only; a timer's id names the saga, too.
+local function timer_id(saga, line)
+  return line .. ' ' .. saga.subject
+end
+
+-- If a field of the work says that an event is planned: it will not be published any more.
+local function void(saga, field)
+  if string.sub(field, 1, 2) == 't:' then
+    saga.voids[#saga.voids + 1] = timer_id(saga, 'plan:' .. string.sub(field, 3))
+  end
+end
+
 -- From open to unwinding: every entry that caused nothing which is left to undo is undone first.
--- Half-filled joins go: what they wait for would not be let through any more.
+-- Half-filled joins go: what they wait for would not be let through any more. So do planned events.
 local function unwind(saga)
   turn(saga, 'compensating')
   for _, field in ipairs(redis.call('HKEYS', saga.work)) do
     if string.sub(field, 1, 2) == 'e:' then
       row_of(saga, string.sub(field, 3))
-    elseif string.find(field, '^[jk]:') then
+    elseif string.find(field, '^[jkt]:') then
       saga.drops[#saga.drops + 1] = field
+      void(saga, field)
     end
   end
   local leaves = {}
@@ -277,11 +290,12 @@ local function write_ledger(saga)
   drop_fields(saga, drops)
 end
 
--- A completed saga is never undone: its ledger goes, what its joins still wait with stays.
+-- A completed saga is never undone: its ledger goes, and what it planned. What joins still wait with stays.
 local function forget_ledger(saga)
   local drops = {}
   for _, field in ipairs(redis.call('HKEYS', saga.work)) do
     if not string.find(field, '^[ajkx]:') then drops[#drops + 1] = field end
+    void(saga, field)
   end
   drop_fields(saga, drops)
 end
@@ -293,9 +307,16 @@ local function send_asks(saga, keys, now)
   end
 end
 
--- Event ids are unique within a saga only; a timer's id names the saga, too.
-local function timer_id(saga, line)
-  return line .. ' ' .. saga.subject
+local function set_timers(saga, keys, now)
+  for _, id in ipairs(saga.voids) do
+    redis.call('ZREM', keys.timers, id)
+    redis.call('HDEL', keys.parked, id, 's:' .. id)
+  end
+  for _, entry in ipairs(saga.hurry) do redis.call('ZADD', keys.timers, 'XX', now, timer_id(saga, entry)) end
+  for _, timer in ipairs(saga.timers) do
+    redis.call('HSET', keys.parked, timer.id, timer.payload, 's:' .. timer.id, saga.subject)
+    redis.call('ZADD', keys.timers, timer.due, timer.id)
+  end
 end
 
 -- A letter stands once. One that was replayed, and whose delivery fails again, is open again, with what
@@ -330,10 +351,6 @@ local function apply(saga, keys, now)
   for _, fact in ipairs(saga.journal) do
     redis.call('XADD', keys.journal, '*', unpack(fact))
   end
-  for _, entry in ipairs(saga.hurry) do redis.call('ZADD', keys.timers, 'XX', now, timer_id(saga, entry)) end
-  if saga.timer then
-    redis.call('HSET', keys.parked, saga.timer.id, saga.timer.payload, 's:' .. saga.timer.id, saga.subject)
-    redis.call('ZADD', keys.timers, saga.timer.due, saga.timer.id)
-  end
+  set_timers(saga, keys, now)
   if saga.letter then write_letter(saga, keys) end
 end
