@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any
 
 import anyio
+from fault_bank import bank_participants, bank_topology, overhear
 from fault_diary import Diary, Handler, around, wrap_handlers
 from fault_points import Failpoint
 
@@ -78,6 +79,23 @@ def linger(longest: float, function: Handler, name: str) -> Handler:
 def track(url: str, namespace: str, partitions: int = 1) -> None:
     """The shop's tracker."""
     topology = shop_topology(namespace, partitions)
+    serve(url, topology, [partial(Tracker, topology)])
+
+
+def bank(
+    url: str, namespace: str, folder: str, partitions: int = 1, role: str = "", outcome: str = "",
+    **options: Any,
+) -> None:  # fmt: skip
+    """Workers of the bank's participants; see fault_bank. Those with a ``role`` are overheard."""
+    if role:
+        overhear(Diary(Path(folder, "diary")), role)
+    participants = bank_participants(Path(folder), role=role, outcome=outcome)
+    work(url, bank_topology(namespace, partitions), participants, **options)
+
+
+def watch_bank(url: str, namespace: str, partitions: int = 1) -> None:
+    """The bank's tracker."""
+    topology = bank_topology(namespace, partitions)
     serve(url, topology, [partial(Tracker, topology)])
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import socket
 import struct
+import sys
 from collections import deque
 from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import asynccontextmanager
@@ -124,6 +125,10 @@ class Proxy:
         loss = Loss(wanted, every)
         self.losses.append(loss)
         return loss
+
+    def watch(self, wanted: Wanted) -> Loss:
+        """Count commands, and lose none."""
+        return self.lose(wanted, every=sys.maxsize)
 
     # -- passing on --------------------------------------------------------------------------------
 

@@ -65,12 +65,6 @@ class Service:
         """Everything that it has printed."""
         return self.log.read_text(errors="replace")
 
-    def wait_until_it_says(self, text: str) -> None:
-        until(
-            lambda: text in self.said or self.ended is not None, f"it to say {text!r}; it said:\n{self.said}"
-        )
-        assert text in self.said, self.said
-
     def send(self, number: signal.Signals) -> None:
         """Send it a signal, if it lives."""
         self.nursery.ask(signal=number, to=self.pid)

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Iterable, Sequence
-from contextlib import suppress
+from collections.abc import AsyncIterator, Callable, Iterable, Sequence
+from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -66,16 +66,15 @@ class Stage:
     services: list[Service] = field(default_factory=list)
 
     def __post_init__(self) -> None:
-        self.folder.mkdir(parents=True, exist_ok=True)
         self.diary = Diary(self.folder / "diary")
         self.choreo = Choreography(self.topology, self.broker)
         self._listeners = listeners_of(self.topology, self.participants)
 
     def start(self, job: str, **arguments: Any) -> Service:
         """Start a service; see fault_jobs. It logs to a file of its own."""
-        about = {"url": self.url, "namespace": self.topology.namespace, "partitions": self.topology.partitions}
+        about = {"namespace": self.topology.namespace, "partitions": self.topology.partitions}
         log = self.folder / f"{len(self.services)}-{job}.log"
-        service = self.nursery.start(job, log, **about, **arguments)
+        service = self.nursery.start(job, log, **{"url": self.url} | about | arguments)
         self.services.append(service)
         return service
 
@@ -83,6 +82,18 @@ class Stage:
         """Start a process with workers of these participants of the shop; of all, if none is named."""
         which = {"names": names} if names else {}
         return self.start("shop", folder=self.folder, **which, **options)
+
+    def start_bank(self, **how: Any) -> Service:
+        """Start a process with workers of the bank's participants; see fault_bank."""
+        return self.start("bank", folder=self.folder, **how)
+
+    async def until_it_says(self, service: Service, text: str) -> None:
+        """Wait until a service has printed ``text``."""
+        await until(
+            lambda: text in service.said or service.ended is not None,
+            lambda: f"it to say {text!r}; it said:\n{service.said}",
+        )
+        assert text in service.said, service.said
 
     def end(self) -> None:
         """End every service."""
@@ -165,6 +176,36 @@ class Stage:
         answers = await self.broker.connection.call_many(records)
         return {each: State(said.decode()) if said else None for each, said in zip(wanted, answers, strict=True)}
 
+    async def emitted(self, event_type: str) -> list[str]:
+        """The saga of every published event of a type."""
+        keys, found = self.topology.keys, []
+        for number in range(keys.partitions):
+            entries = await self.entries(keys.stream(number, self.topology.stream_of(event_type)))
+            found += [each["subject"] for each in entries if each["type"] == event_type]
+        return sorted(found)
+
+    async def journal(self, kind: str) -> list[dict[str, str]]:
+        """The journal's entries of a kind."""
+        keys, found = self.topology.keys, []
+        for number in range(keys.partitions):
+            found += await self.entries(keys.journal(number))
+        return [each for each in found if each["kind"] == kind]
+
+    async def until_ended(self, ids: Sequence[str], *, seconds: float = PATIENCE) -> None:
+        """Wait until these sagas have ended, and all that follows from it is done."""
+        left: set[str] = set()
+
+        async def all_ended() -> bool:
+            with suppress(BrokerUnavailable):
+                states = await self.states(ids)
+                left.clear()
+                left.update(each for each, state in states.items() if state is None or not state.ended)
+                return not left
+            return False
+
+        await until(all_ended, lambda: f"{len(left)} sagas to end: {sorted(left)[:5]}", seconds=seconds)
+        await until(self.is_quiet, "nothing to be left to do", seconds=seconds)
+
     # -- the shop ----------------------------------------------------------------------------------
 
     async def place_orders(self, numbers: Sequence[int]) -> None:
@@ -172,19 +213,8 @@ class Stage:
             await self.choreo.start(order(number), saga_id=order_id(number))
 
     async def until_orders_end(self, numbers: Sequence[int], *, seconds: float = PATIENCE) -> None:
-        """Wait until these orders have ended as they must, and all that follows from it is done."""
-        left: set[str] = set()
-
-        async def all_ended() -> bool:
-            with suppress(BrokerUnavailable):
-                states = await self.states(map(order_id, numbers))
-                left.clear()
-                left.update(each for each, state in states.items() if state is None or not state.ended)
-                return not left
-            return False
-
-        await until(all_ended, lambda: f"{len(left)} orders to end: {sorted(left)[:5]}", seconds=seconds)
-        await until(self.is_quiet, "nothing to be left to do", seconds=seconds)
+        """Wait until these orders have ended, and all that follows from it is done."""
+        await self.until_ended([order_id(number) for number in numbers], seconds=seconds)
 
     async def check_orders(self, numbers: Sequence[int]) -> None:
         """Nothing was lost or doubled, and every order ended as it had to; books and views say the same."""
@@ -206,6 +236,19 @@ class Stage:
         for key in await self.streams():
             told += [f"{key}: {each}" for each in await self.entries(key) if each.get("subject") in few]
         return "\n".join(told)
+
+
+@asynccontextmanager
+async def open_stage(
+    url: str, topology: Topology, folder: Path, nursery: Nursery, participants: Sequence[Participant]
+) -> AsyncIterator[Stage]:
+    """A stage on the server at ``url``. Its services are ended with the block."""
+    async with Broker.open(url, topology.keys) as broker:
+        stage = Stage(topology, broker, url, folder, nursery, participants)
+        try:
+            yield stage
+        finally:
+            stage.end()
 
 
 def listeners_of(topology: Topology, participants: Iterable[Participant]) -> list[tuple[str, str]]:
