@@ -26,6 +26,7 @@ async def running(
 
     Raises:
         ConfigurationError, BrokerError: as :meth:`~choreo.runtime.worker.Worker.run` does.
+        BrokerUnavailable: if the server cannot be reached.
     """
     async with AsyncExitStack() as brokers:
 
@@ -33,13 +34,15 @@ async def running(
             # Each has connections of its own: readers hold theirs while they wait for entries.
             return await brokers.enter_async_context(Broker.open(url, topology.keys))
 
+        client = await connect()
+        await client.join()  # workers would wait for a server that is away
         workers = [Worker(each, topology, await connect(), options=options) for each in participants]
         services: list[Worker | Tracker] = [*workers, Tracker(topology, await connect())]
         async with anyio.create_task_group() as tasks:
             for service in services:
                 await tasks.start(service.run)
             try:
-                yield Choreography(topology, await connect())
+                yield Choreography(topology, client)
             finally:
                 for service in services:
                     service.stop()

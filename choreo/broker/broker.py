@@ -9,6 +9,7 @@ from choreo.broker.clock import ServerClock
 from choreo.broker.connection import Connection
 from choreo.broker.gate import Gate
 from choreo.broker.groups import Groups
+from choreo.broker.leases import Leases
 from choreo.broker.meta import Meta
 from choreo.broker.projections import Projections
 from choreo.broker.sagas import Sagas
@@ -26,6 +27,7 @@ class Broker:
         self.meta = Meta(connection, keys)
         self.gate = Gate(connection, keys)
         self.groups = Groups(connection, keys)
+        self.leases = Leases(connection, keys)
         self.sagas = Sagas(connection, keys)
         self.timers = Timers(connection, keys)
         self.projections = Projections(connection, keys)

@@ -10,8 +10,9 @@ import asyncio
 import hashlib
 import math
 import re
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+import socket
+from collections.abc import Awaitable, Iterator, Sequence
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from functools import cache
 from importlib.resources import files
@@ -31,7 +32,7 @@ Argument: TypeAlias = str | bytes | int
 Client: TypeAlias = "Redis"
 
 #: Seconds until a command without an answer counts as lost.
-COMMAND_TIMEOUT = 5.0
+COMMAND_TIMEOUT = 3.0
 #: Seconds for which a read waits at the server for entries.
 BLOCK = 1.0
 #: Connections for commands that one process opens at most.
@@ -52,6 +53,13 @@ _TRANSIENT_CLASSES = (
     OSError,
     AttributeError,  # the client leaks it when a connection drops while it is used
 )
+#: Errors after which a connection is not worth keeping.
+_BROKEN_CLASSES = (
+    exceptions.ConnectionError,
+    exceptions.TimeoutError,
+    exceptions.ReadOnlyError,
+    OSError,
+)
 _UNSENDABLE_CLASSES = (exceptions.DataError, UnicodeError)
 _FINAL_CLASSES = (exceptions.AuthenticationError, exceptions.AuthorizationError, exceptions.NoPermissionError)
 
@@ -61,6 +69,10 @@ _PASSWORD = re.compile(r"((?:^|&)password=)[^&]*", re.IGNORECASE)
 
 class NoGroup(BrokerUnavailable):
     """A stream or its consumer group is gone; making the group anew heals it."""
+
+
+class WrongAddress(BrokerUnavailable):
+    """There is no host of that name; waiting will not help."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -109,6 +121,8 @@ def translate(error: BaseException) -> Exception:
         return BrokerRefused(f"the server refused: {text}")
     if word == "NOGROUP":
         return NoGroup(text)
+    if isinstance(error.__context__, socket.gaierror) and error.__context__.errno == socket.EAI_NONAME:
+        return WrongAddress(text)
     if isinstance(error, _TRANSIENT_CLASSES) or word in _TRANSIENT:
         return BrokerUnavailable(text)
     return BrokerRefused(f"the server refused: {text}")
@@ -143,6 +157,8 @@ class Connection:
 
     def __init__(self, commands: Client, reader: Client | None = None, *, url: str = "") -> None:
         self.url = public_url(url)
+        #: The url with its password. Not for messages and logs.
+        self.address = url
         self.blocking = reader is not None
         self._commands = _plain(commands)
         self._reader = _plain(reader) if reader else self._commands
@@ -163,7 +179,7 @@ class Connection:
             )
             reading = BlockingConnectionPool.from_url(
                 url, max_connections=MAX_CONNECTIONS, timeout=COMMAND_TIMEOUT,
-                socket_timeout=BLOCK + 3, socket_connect_timeout=COMMAND_TIMEOUT, **options,
+                socket_timeout=BLOCK + 2, socket_connect_timeout=COMMAND_TIMEOUT, **options,
             )
         except ValueError as error:
             raise ConfigurationError(f"{public_url(url)!r} is not a server's URL: {error}") from None
@@ -184,34 +200,33 @@ class Connection:
             BrokerUnavailable: if the server cannot be reached or cannot serve now.
             BrokerRefused: if it will not do this.
         """
-        with translated():
-            return await self._commands.execute_command(*command)  # type: ignore[no-untyped-call]
+        return await self._ask(self._commands, self._commands.execute_command(*command))  # type: ignore[no-untyped-call]
 
     async def call_many(self, commands: Sequence[Sequence[Argument]]) -> list[Any]:
         """Commands in one round trip. A command's own error stands in its place, translated."""
         if not commands:
             return []
-        with translated():
-            pipeline = self._commands.pipeline(transaction=False)
-            for command in commands:
-                pipeline.execute_command(*command)
-            answers = await pipeline.execute(raise_on_error=False)
+        pipeline = self._commands.pipeline(transaction=False)
+        for command in commands:
+            pipeline.execute_command(*command)
+        answers = await self._ask_many(pipeline)
         return [translate(each) if isinstance(each, Exception) else each for each in answers]
 
     async def read(self, *command: Argument) -> Any:
         """One command that may wait at the server, on a connection kept for such."""
-        with translated():
-            return await self._reader.execute_command(*command)  # type: ignore[no-untyped-call]
+        return await self._ask(self._reader, self._reader.execute_command(*command))  # type: ignore[no-untyped-call]
 
-    async def run(self, name: str, keys: Sequence[str], arguments: Sequence[Argument]) -> Any:
-        """One script. Raises as :meth:`call` does."""
-        (answer,) = await self.run_many(name, [(keys, arguments)])
+    async def run(
+        self, name: str, keys: Sequence[str], arguments: Sequence[Argument], *, changes: bool = True
+    ) -> Any:
+        """One script. ``changes``: whether it writes what others wait for. Raises as :meth:`call` does."""
+        (answer,) = await self.run_many(name, [(keys, arguments)], changes=changes)
         if isinstance(answer, Exception):
             raise answer
         return answer
 
     async def run_many(
-        self, name: str, calls: Sequence[tuple[Sequence[str], Sequence[Argument]]]
+        self, name: str, calls: Sequence[tuple[Sequence[str], Sequence[Argument]]], *, changes: bool = True
     ) -> list[Any]:
         """One script several times in one round trip. A call's own error stands in its place, translated."""
         script = load_script(name)
@@ -222,19 +237,34 @@ class Connection:
             again = await self._evaluate(script, [calls[number] for number in missing])
             for number, answer in zip(missing, again, strict=True):
                 answers[number] = answer
-        self.announce_change()
+        if changes:
+            self.announce_change()
         return [translate(each) if isinstance(each, Exception) else each for each in answers]
 
     async def _evaluate(
         self, script: Script, calls: Sequence[tuple[Sequence[str], Sequence[Argument]]]
     ) -> list[Any]:
-        with translated():
-            pipeline = self._commands.pipeline(transaction=False)
-            for keys, arguments in calls:
-                pipeline.execute_command(
-                    "EVALSHA", script.digest, len(keys), *keys, *arguments
-                )
-            return await pipeline.execute(raise_on_error=False)
+        pipeline = self._commands.pipeline(transaction=False)
+        for keys, arguments in calls:
+            pipeline.execute_command(
+                "EVALSHA", script.digest, len(keys), *keys, *arguments
+            )
+        return await self._ask_many(pipeline)
+
+    async def _ask_many(self, pipeline: Any) -> list[Any]:
+        answers = list(await self._ask(self._commands, pipeline.execute(raise_on_error=False)))
+        if any(isinstance(each, exceptions.ReadOnlyError) for each in answers):
+            await _drop_idle(self._commands)
+        return answers
+
+    async def _ask(self, client: Client, question: Awaitable[Any]) -> Any:
+        try:
+            with translated():
+                return await question
+        except BrokerUnavailable as error:
+            if isinstance(error.__cause__, _BROKEN_CLASSES):
+                await _drop_idle(client)
+            raise
 
     def announce_change(self) -> None:
         """Wake whoever waits in :meth:`wait_for_change`."""
@@ -246,6 +276,13 @@ class Connection:
         changed = self._changed
         with anyio.move_on_after(seconds):
             await changed.wait()
+
+
+async def _drop_idle(client: Client) -> None:
+    """Close idle connections, because one of their kind is broken, or leads to a server that is no master
+    any more: the others probably are as well, and each would cost its own timeout."""
+    with suppress(exceptions.RedisError, OSError):
+        await client.connection_pool.disconnect(inuse_connections=False)
 
 
 def _plain(client: Client) -> Client:

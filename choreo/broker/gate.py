@@ -132,6 +132,11 @@ class Decision:
         """The arguments after the head."""
         raise NotImplementedError
 
+    @property
+    def weight(self) -> int:
+        """About how many bytes it has."""
+        return sum(len(each) for each in self.body(_Keyring(())) if not isinstance(each, int))
+
 
 @dataclass(frozen=True, slots=True)
 class Begin(Decision):

@@ -1,4 +1,4 @@
-"""Consumer groups: making them, reading, and the leases of what was read."""
+"""Consumer groups: making them, and reading."""
 
 from __future__ import annotations
 
@@ -10,9 +10,6 @@ from choreo.broker.connection import BLOCK, Argument, Connection
 from choreo.broker.gate import Identity
 from choreo.errors import BrokerRefused
 from choreo.wire.keys import Keys
-
-#: A lease handed over looks this old, so that any worker may claim it at once (ms).
-_HANDED_OVER = 1_000_000_000
 
 
 @dataclass(frozen=True, slots=True)
@@ -28,12 +25,14 @@ class Delivery:
 
 
 @dataclass(frozen=True, slots=True)
-class Held:
-    """Entries of one stream that some worker holds."""
+class Taken:
+    """What :meth:`Groups.take` found."""
 
-    stream: str
-    partition: int
-    entries: Sequence[str]
+    deliveries: list[Delivery]
+    ends: dict[str, str]
+    """If there was nothing: stream -> the id of its last entry, to wait behind."""
+    obstacle: str
+    """A key that should be a stream and is not; empty if there is none."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -68,68 +67,43 @@ class Groups:
             "XREADGROUP", "GROUP", identity.participant, identity.consumer, "COUNT", count, *block,
             "STREAMS", *streams, *[">"] * len(streams),
         )  # fmt: skip
-        return [
-            Delivery(stream.decode(), entry.decode(), 1, fields or None)
-            for stream, entries in pairs(answer)
-            for entry, fields in entries
-        ]
+        return _deliveries(answer)
+
+    async def take(self, identity: Identity, streams: Sequence[str], count: int) -> Taken:
+        """New entries: at most ``count`` of all streams together, those in front being served first.
+
+        A key that is no stream hinders only itself.
+
+        Raises:
+            NoGroup: if a group is missing on one of them, and nothing was taken from others.
+        """
+        arguments: list[Argument] = [identity.participant, identity.consumer, count]
+        taken, ends, obstacle = await self.connection.run("take", streams, arguments, changes=False)
+        return Taken(
+            _deliveries(taken), {stream.decode(): entry.decode() for stream, entry in ends}, obstacle.decode()
+        )
+
+    async def wait_behind(self, ends: Mapping[str, str]) -> bool:
+        """Wait up to a second until a stream goes on behind its entry in ``ends``. Takes nothing.
+
+        Returns whether one does.
+        """
+        block = int(BLOCK * 1000)
+        return bool(
+            await self.connection.read("XREAD", "COUNT", 1, "BLOCK", block, "STREAMS", *ends, *ends.values())
+        )
 
     async def acknowledge(self, group: str, entries: Mapping[str, Sequence[str]]) -> None:
         """Acknowledge entries (by stream) that need no decision."""
         await self.connection.call_many([("XACK", stream, group, *ids) for stream, ids in entries.items()])
 
-    async def renew(self, identity: Identity, held: Mapping[str, Sequence[str]]) -> set[tuple[str, str]]:
-        """Renew the leases of what this worker holds. Returns (stream, entry) of what it has lost."""
-        calls = [
-            ([stream], [identity.participant, identity.consumer, *ids]) for stream, ids in held.items() if ids
-        ]
-        answers = await self.connection.run_many("renew", calls) if calls else []
-        lost: set[tuple[str, str]] = set()
-        for (keys, _), answer in zip(calls, answers, strict=True):
-            if not isinstance(answer, Exception):
-                lost.update((keys[0], entry.decode()) for entry in answer)
-        return lost
 
-    async def overdue(
-        self, identity: Identity, streams: Sequence[str], lease: int, count: int
-    ) -> dict[str, list[tuple[str, int]]]:
-        """Entries of each stream whose lease (ms) has run out, whoever holds them, and how often each
-        was delivered."""
-        commands = [
-            ("XPENDING", stream, identity.participant, "IDLE", lease, "-", "+", count) for stream in streams
-        ]
-        answers = await self.connection.call_many(commands)
-        found = {}
-        for stream, answer in zip(streams, answers, strict=True):
-            if not isinstance(answer, Exception) and answer:
-                found[stream] = [(row[0].decode(), row[3]) for row in answer]
-        return found
-
-    async def claim(
-        self, identity: Identity, held: Held, lease: int, now: int
-    ) -> tuple[list[Delivery], list[str]]:
-        """Take over deliveries whose lease (ms) has still run out. ``now`` is in ms since the epoch.
-
-        Returns them, and the ids of those whose entry was deleted: they are dead letters now.
-        """
-        names = [held.stream, self.keys.dead(held.partition), self.keys.letters(held.partition)]
-        prefix = f"lost:{held.stream}:{identity.participant}:"
-        arguments: list[Argument] = [
-            identity.participant, identity.consumer, lease, now, prefix, *held.entries
-        ]  # fmt: skip
-        answer = await self.connection.run("claim", names, arguments)
-        taken = [
-            Delivery(held.stream, entry.decode(), deliveries, fields_of(flat))
-            for entry, deliveries, flat in answer
-            if deliveries
-        ]
-        return taken, [entry.decode() for entry, deliveries, _ in answer if not deliveries]
-
-    async def leave(self, identity: Identity, streams: Sequence[str]) -> int:
-        """Hand over what this worker holds, and remove it where it holds nothing. Returns what it left."""
-        arguments: list[Argument] = [identity.participant, identity.consumer, _HANDED_OVER]
-        answers = await self.connection.run_many("leave", [([stream], arguments) for stream in streams])
-        return sum(each for each in answers if isinstance(each, int))
+def _deliveries(answer: Any) -> list[Delivery]:
+    return [
+        Delivery(stream.decode(), entry.decode(), 1, fields or None)
+        for stream, entries in pairs(answer)
+        for entry, fields in entries
+    ]
 
 
 def pairs(answer: Any) -> list[tuple[bytes, list[tuple[bytes, dict[bytes, bytes]]]]]:

@@ -7,9 +7,12 @@ import random
 
 import anyio
 
-#: Seconds: the first pause, and the longest.
+#: Seconds: the first pause, and the longest. With a command's timeout it bounds how long after the end of
+#: an outage work goes on.
 FIRST_PAUSE = 0.05
-LONGEST_PAUSE = 5.0
+LONGEST_PAUSE = 2.0
+#: Seconds between log lines about one server at least: it may come and go many times a minute.
+_QUIET = 10.0
 
 
 def pause_after(failures: int) -> float:
@@ -19,29 +22,58 @@ def pause_after(failures: int) -> float:
     return random.uniform(longest / 2, longest)
 
 
-class Patience:
-    """Counts failures in a row for one kind of work, and pauses a little longer after each."""
+class Outage:
+    """What one process says about its server being away: once, however many of its parts notice."""
 
-    def __init__(self, logger: logging.Logger, what: str) -> None:
+    def __init__(self, logger: logging.Logger, who: str) -> None:
         self._logger = logger
+        self._who = who
+        self._waiting: set[str] = set()
+        self._told = ""
+        self._told_at = float("-inf")
+
+    def began(self, part: str, error: BaseException | str) -> None:
+        """A part of this process cannot go on, for this reason."""
+        self._waiting.add(part)
+        reason = str(error)
+        now = anyio.current_time()
+        if reason != self._told and now - self._told_at >= _QUIET:
+            self._told, self._told_at = reason, now
+            self._logger.warning("%s has to wait for the server: %s", self._who, reason)
+
+    def ended(self, part: str) -> None:
+        """This part goes on."""
+        self._waiting.discard(part)
+        if self._told and not self._waiting:
+            self._told = ""
+            self._logger.warning("%s goes on", self._who)
+
+
+class Patience:
+    """Counts failures in a row for one kind of work, and pauses a little longer after each.
+
+    ``outage``: what is told instead, if several parts of a process notice the same.
+    """
+
+    def __init__(self, logger: logging.Logger, what: str, outage: Outage | None = None) -> None:
         self._what = what
+        self._outage = outage or Outage(logger, what)
         self._failures = 0
 
     async def pause(self, error: BaseException | str, until: anyio.Event | None = None) -> None:
-        """Note a failure, log it if it is the first in a row, and wait; no longer than ``until`` is set."""
+        """Note a failure, and wait; no longer than ``until`` is set."""
         seconds = pause_after(self._failures)
         self.failed(error)
         with anyio.move_on_after(seconds):
             await (until or anyio.Event()).wait()
 
     def failed(self, error: BaseException | str) -> None:
-        """Note a failure, and log it if it is the first in a row."""
-        if not self._failures:
-            self._logger.warning("%s has to wait: %s", self._what, error)
+        """Note a failure. It is logged if it is the first in a row, or another one than before."""
         self._failures = min(self._failures + 1, 16)
+        self._outage.began(self._what, error)
 
     def succeeded(self) -> None:
-        """Note a success; log it if it ends a row of failures."""
+        """Note a success. It is logged if it ends a row of failures."""
         if self._failures:
-            self._logger.warning("%s goes on", self._what)
             self._failures = 0
+            self._outage.ended(self._what)

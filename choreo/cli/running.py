@@ -14,10 +14,11 @@ import click
 
 from choreo.broker.address import URL_VARIABLE, server_url
 from choreo.broker.broker import Broker
+from choreo.broker.connection import WrongAddress
 from choreo.cli import failures, logs, serving, supervisor
 from choreo.cli.session import naming_server, run_async
 from choreo.cli.settings import CONFIG_VARIABLE, Settings
-from choreo.errors import ConfigurationError, Fault
+from choreo.errors import BrokerUnavailable, ConfigurationError, Fault
 from choreo.loading import import_root, load_participant
 from choreo.model.participant import Participant
 from choreo.runtime.worker import Worker, WorkerOptions
@@ -25,6 +26,8 @@ from choreo.tracker.follower import Tracker
 from choreo.wire.nodes import suggest
 from choreo.wire.streams_yaml import load
 from choreo.wire.topology import Topology
+
+logger = logging.getLogger("choreo.cli")
 
 
 @dataclass(frozen=True, slots=True)
@@ -91,7 +94,7 @@ async def _serve_one(
     with anyio.CancelScope() as scope, naming_server(url):
         orders = serving.Orders(stop=scope.cancel)
         async with serving.obeying(orders), Broker.open(url, topology.keys) as broker:
-            await broker.join()
+            await _join_if_there(broker)
             await serving.serve([make_job(broker)], orders, ready=_nothing, lifeline=lifeline)
     return failures.FINE
 
@@ -100,7 +103,18 @@ async def _rehearse(topology: Topology, url: str, participant: Participant) -> N
     with naming_server(url):
         async with Broker.open(url, topology.keys) as broker:
             Worker(participant, topology, broker)
-            await broker.join()
+            await _join_if_there(broker)
+
+
+async def _join_if_there(broker: Broker) -> None:
+    """Find out what would keep a process from ever starting. A server that is away is none of it: workers
+    and trackers wait for it, and say so."""
+    try:
+        await broker.join()
+    except WrongAddress:
+        raise
+    except BrokerUnavailable as error:
+        logger.debug("the server is away: %s", error)
 
 
 def _worker_command(settings: Settings, crew: Crew) -> list[str]:

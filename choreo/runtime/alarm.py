@@ -7,7 +7,7 @@ import logging
 import anyio
 
 from choreo.broker.clock import Clock
-from choreo.broker.patience import Patience
+from choreo.broker.patience import Outage, Patience
 from choreo.broker.timers import Timers
 from choreo.errors import BrokerError
 
@@ -20,10 +20,11 @@ _LOOK = 0.25
 class Alarm:
     """Looks for due timers, until cancelled."""
 
-    def __init__(self, timers: Timers, clock: Clock, participant: str) -> None:
+    def __init__(self, timers: Timers, clock: Clock, participant: str, outage: Outage) -> None:
         self._timers = timers
         self._clock = clock
-        self._patience = Patience(logger, f"{participant}: moving timers")
+        self._patience = Patience(logger, "moving timers", outage)
+        self._obstacles = Patience(logger, f"{participant}: moving timers")
 
     async def run(self) -> None:
         """Move what is due, and sleep until the next timer may be."""
@@ -38,10 +39,11 @@ class Alarm:
         except BrokerError as error:
             self._patience.failed(error)
             return _LOOK
+        self._patience.succeeded()
         if moved.obstacles:
-            self._patience.failed(moved.obstacles[0])
+            self._obstacles.failed(moved.obstacles[0])
         else:
-            self._patience.succeeded()
+            self._obstacles.succeeded()
         if moved.following is None:
             return _LOOK
         pause = min(_LOOK, max(0.0, (moved.following - self._clock()) / 1000))

@@ -13,9 +13,9 @@ import anyio
 
 from choreo.broker.clock import Clock
 from choreo.broker.gate import Answer, Decision, Gate, Identity, Verdict
-from choreo.broker.patience import Patience, pause_after
+from choreo.broker.patience import Outage, Patience, pause_after
 from choreo.errors import BrokerError, BrokerUnavailable, Unsendable
-from choreo.wire.limits import MAX_BATCH
+from choreo.wire.limits import MAX_BATCH, MAX_BATCH_BYTES
 
 logger = logging.getLogger("choreo.runtime")
 
@@ -30,6 +30,18 @@ class _Waiting:
     """How often the server has refused it alone, or its partition's batch."""
 
 
+def _take_batch(queue: deque[_Waiting]) -> list[_Waiting]:
+    """What goes into one call: it bounds for how long the server is busy, and what it has to buffer."""
+    batch: list[_Waiting] = []
+    room = MAX_BATCH_BYTES
+    while queue and len(batch) < MAX_BATCH:
+        room -= queue[0].decision.weight
+        if batch and room < 0:
+            break
+        batch.append(queue.popleft())
+    return batch
+
+
 class Committer:
     """Takes decisions from many deliveries to the gate, a batch per partition and round trip.
 
@@ -39,14 +51,15 @@ class Committer:
     later, while everything else goes on.
     """
 
-    def __init__(self, gate: Gate, identity: Identity, clock: Clock) -> None:
+    def __init__(self, gate: Gate, identity: Identity, clock: Clock, outage: Outage) -> None:
         self._gate = gate
         self._identity = identity
         self._clock = clock
         self._queues: dict[int, deque[_Waiting]] = {}
         self._aside: list[tuple[float, _Waiting]] = []
         self._arrived = asyncio.Event()
-        self._patience = Patience(logger, f"{identity.participant}: committing")
+        self._patience = Patience(logger, "committing", outage)
+        self._obstacles = Patience(logger, f"{identity.participant}: committing")
 
     async def decide(self, decision: Decision) -> Answer:
         """The gate's answer to a decision. Waits for as long as the server cannot serve.
@@ -84,8 +97,10 @@ class Committer:
         should it have been, the redelivery will learn so from the done mark."""
         for waiting in reversed(waitings) if first else waitings:
             if not waiting.answer.done():
-                queue = self._queues.setdefault(waiting.decision.head.partition, deque())
-                (queue.appendleft if first else queue.append)(waiting)
+                head = waiting.decision.head
+                queue = self._queues.setdefault(head.partition, deque())
+                # The way back comes first: whoever waits for it waits with money or goods in the air.
+                (queue.appendleft if first or head.back else queue.append)(waiting)
                 self._arrived.set()
 
     def _take_up(self) -> None:
@@ -98,7 +113,7 @@ class Committer:
     def _take(self) -> dict[int, list[_Waiting]]:
         batches = {}
         for partition, queue in list(self._queues.items()):
-            batches[partition] = [queue.popleft() for _ in range(min(len(queue), MAX_BATCH))]
+            batches[partition] = _take_batch(queue)
             if queue:
                 self._arrived.set()
             else:
@@ -127,6 +142,7 @@ class Committer:
                 self._hand_out(batch, result)
             if not self._aside:
                 self._patience.succeeded()
+                self._obstacles.succeeded()
 
     async def _single_out(self, batches: dict[int, list[_Waiting]], error: Unsendable) -> None:
         """One decision cannot be sent. That is its own fault: the others of its batch go on."""
@@ -151,6 +167,6 @@ class Committer:
                 waiting.answer.set_result(answer)
 
     def _set_aside(self, waiting: _Waiting, why: BaseException | str) -> None:
-        self._patience.failed(why)
+        (self._patience if isinstance(why, BrokerUnavailable) else self._obstacles).failed(why)
         self._aside.append((anyio.current_time() + pause_after(waiting.tries), waiting))
         waiting.tries += 1

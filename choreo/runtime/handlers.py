@@ -34,12 +34,17 @@ class StoredResult(msgspec.Struct, frozen=True, array_like=True):
 class Bench:
     """A step made ready to run: its decoders, its policies, and its handler called in the right way."""
 
-    def __init__(self, step: Step[Any], threads: anyio.CapacityLimiter, defaults: Policy) -> None:
+    def __init__(
+        self, step: Step[Any], threads: anyio.CapacityLimiter, defaults: Policy, *,
+        undo_threads: anyio.CapacityLimiter | None = None,
+    ) -> None:  # fmt: skip
         self.step = step
         self.policy = step.policy.over(defaults)
         self.undo_policy = step.compensation.policy.over(defaults) if step.compensation else defaults
         self.joins = tuple(type_name(event) for event in step.on) if step.is_join else ()
         self._threads = threads
+        # With threads of their own, undos do not wait until steps have returned theirs.
+        self._undo_threads = undo_threads or threads
         self._inputs = {type_name(event): _decoder(event) for event in step.on}
         self._results = {type_name(event): _decoder(event) for event in step.outcome.types}
 
@@ -81,7 +86,7 @@ class Bench:
         if handler.is_async:
             return await _within(policy.timeout, handler.function(*arguments))
         # Waiting for a free thread is not the handler's time.
-        async with self._threads:
+        async with self._undo_threads if isinstance(handler, Undo) else self._threads:
             thread = anyio.to_thread.run_sync(
                 _guarded, handler.function, arguments,
                 limiter=anyio.CapacityLimiter(1), abandon_on_cancel=True,

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
+from collections.abc import Collection, Iterator
+from contextlib import contextmanager
 
 import anyio
 
@@ -14,19 +14,59 @@ SUSPECT = 3
 
 
 class Slots:
-    """Counts deliveries in hand. No more than ``limit`` handlers run at once."""
+    """Counts deliveries in hand: never more than ``limit``, booked ones included.
 
-    def __init__(self, limit: int) -> None:
+    Whoever asks the server for deliveries books slots for them first, and so never holds more than it
+    can run. A tenth of the slots, at least one if there are two, is never given to topics: undos and
+    retries, which come through ``inboxes``, do not wait behind a backlog of events. As many are never
+    given to inboxes: events do not wait behind thousands of retries.
+    """
+
+    def __init__(self, limit: int, inboxes: Collection[str] = ()) -> None:
         self._limit = limit
-        self._semaphore = anyio.Semaphore(limit)
+        self._reserve = max(1, limit // 10) if limit > 1 else 0
+        self._inboxes = frozenset(inboxes)
         self._held: dict[tuple[str, str], Delivery] = {}
+        self._taken = {True: 0, False: 0}
+        self._booked = {True: 0, False: 0}
         self._released = anyio.Event()
         self._closed = False
+        #: Held by whoever puts in hand what is this worker's by the server's account already.
+        self.claiming = anyio.Lock()
+
+    def free(self, *, back: bool) -> int:
+        """How many more deliveries may be booked: of the way back, from inboxes, or from topics."""
+        free = self._limit - len(self._held) - sum(self._booked.values())
+        mine = self._limit - self._reserve - self._taken[back] - self._booked[back]
+        return max(0, min(free, mine))
+
+    def idle_share(self, *, back: bool) -> int:
+        """How many slots may stay booked while there is nothing to read."""
+        return self._reserve if back else self._limit // 2
+
+    @contextmanager
+    def booking(self, count: int, *, back: bool) -> Iterator[None]:
+        """Keep so many slots for what a block of code asks for. It must :meth:`hold` that right after."""
+        self._booked[back] += count
+        try:
+            yield
+        finally:
+            self._booked[back] -= count
+            self._pulse()
+
+    def is_inbox(self, stream: str) -> bool:
+        """Whether what this stream delivers is of the way back."""
+        return stream in self._inboxes
 
     @property
-    def free(self) -> int:
-        """How many more deliveries may be taken."""
-        return max(0, self._limit - len(self._held))
+    def in_hand(self) -> int:
+        """How many deliveries are in hand."""
+        return len(self._held)
+
+    @property
+    def closed(self) -> bool:
+        """Whether nothing more is to be taken."""
+        return self._closed
 
     @property
     def suspects(self) -> int:
@@ -38,21 +78,25 @@ class Slots:
         return (stream, entry) in self._held
 
     def held(self) -> dict[str, list[str]]:
-        """Everything in hand: stream key -> entry ids."""
+        """Everything in hand: stream key -> entry ids. May be called from any thread."""
         found: dict[str, list[str]] = {}
-        for stream, entry in self._held:
+        for stream, entry in list(self._held):
             found.setdefault(stream, []).append(entry)
         return found
 
     def hold(self, delivery: Delivery) -> None:
-        """Note that a delivery is in hand, running or waiting for a slot."""
-        self._held[delivery.stream, delivery.entry] = delivery
+        """Note that a delivery is in hand."""
+        key = (delivery.stream, delivery.entry)
+        if key not in self._held:
+            self._taken[self.is_inbox(delivery.stream)] += 1
+        self._held[key] = delivery
 
     def release(self, delivery: Delivery) -> None:
         """Note that a delivery is not in hand any more."""
         # Its lease may have run out and this same worker have claimed it again meanwhile.
         if self._held.get((delivery.stream, delivery.entry)) is delivery:
             del self._held[delivery.stream, delivery.entry]
+            self._taken[self.is_inbox(delivery.stream)] -= 1
         self._pulse()
 
     def close(self) -> None:
@@ -64,24 +108,18 @@ class Slots:
         self._released.set()
         self._released = anyio.Event()
 
-    @asynccontextmanager
-    async def running(self) -> AsyncIterator[None]:
-        """Wait for a slot, and occupy it."""
-        async with self._semaphore:
-            yield
-
-    async def wait_for_free(self, gather: float) -> int:
+    async def wait_for_free(self, gather: float, *, back: bool) -> int:
         """Wait until a delivery may be taken; if few may, up to ``gather`` seconds more for others.
 
         Returns how many may be taken: at least one, unless :meth:`close` was called.
         """
-        while not self.free and not self._closed:
+        while not self.free(back=back) and not self._closed:
             await self._released.wait()
         enough = max(1, self._limit // 4)
         with anyio.move_on_after(gather):
-            while self.free < enough and not self._closed:
+            while self.free(back=back) < enough and not self._closed:
                 await self._released.wait()
-        return self.free
+        return self.free(back=back)
 
     async def wait_until_idle(self) -> None:
         """Wait until nothing is in hand."""

@@ -20,17 +20,21 @@ from choreo.broker.clock import Clock
 from choreo.broker.connection import NoGroup
 from choreo.broker.gate import Identity
 from choreo.broker.groups import Delivery
-from choreo.broker.patience import Patience
+from choreo.broker.patience import Outage, Patience
 from choreo.errors import BrokerError, BrokerUnavailable, ConfigurationError, Fault
 from choreo.model.event import type_name
 from choreo.model.participant import Participant
 from choreo.runtime.alarm import Alarm
+from choreo.runtime.claims import Claims, Dispatch
 from choreo.runtime.committer import Committer
 from choreo.runtime.delivery import Handling
 from choreo.runtime.handlers import Bench
+from choreo.runtime.heart import Heart
 from choreo.runtime.parked import Work
+from choreo.runtime.pausing import PauseWatch
+from choreo.runtime.reader import Reader
 from choreo.runtime.slots import Slots
-from choreo.runtime.upkeep import Dispatch, Upkeep
+from choreo.runtime.upkeep import Upkeep
 from choreo.wire.cards import card_of, encode_card
 from choreo.wire.facts import Place
 from choreo.wire.limits import MAX_NAME_CHARACTERS
@@ -38,10 +42,8 @@ from choreo.wire.topology import Topology
 
 logger = logging.getLogger("choreo.runtime")
 
-#: Seconds between looks at a server that cannot hold a read (fakeredis), if nothing wakes the reader.
-_POLL = 0.05
-#: Seconds that a reader lets slots gather before it reads for a few of them.
-_GATHER = 0.005
+#: Seconds between looks whether a pause is over.
+_LOOK = 0.2
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,9 +51,10 @@ class WorkerOptions:
     """How a worker works. Durations are seconds."""
 
     concurrency: int = 100
-    """Deliveries in hand at once."""
+    """Deliveries in hand at once. A tenth, at least one of two, is kept for undos and retries; as many for
+    events."""
     threads: int = 16
-    """Threads for handlers that are no coroutines."""
+    """Threads for steps that are no coroutines; undos have as many of their own."""
     lease: float = 10.0
     """After this long without a sign of life, other workers take over what a worker holds."""
     grace: float = 30.0
@@ -77,11 +80,18 @@ class Worker:
             topology.keys.inbox(partition, participant.name): partition
             for partition in range(topology.partitions)
         }
-        self._keys = [*self._inboxes, *self._topics]
-        self._slots = Slots(self.options.concurrency)
-        self._committer = Committer(broker.gate, self.identity, self.clock)
+        self._slots = Slots(self.options.concurrency, self._inboxes)
+        self._claims = Claims(broker.leases, self.identity, self._slots, self.clock)
+        topics = {key: place.partition for key, place in self._topics.items()}
+        self._streams = self._inboxes | topics
+        self._readers = [
+            Reader(broker, self._claims, self._inboxes, back=True),
+            Reader(broker, self._claims, topics, back=False),
+        ]
+        self._outage = Outage(logger, participant.name)
+        self._committer = Committer(broker.gate, self.identity, self.clock, self._outage)
+        self._pausing = PauseWatch(broker.meta, participant.name)
         self._stopping = anyio.Event()
-        self._patience = Patience(logger, f"{participant.name}: reading")
 
     def _find_topics(self) -> dict[str, Place]:
         """Stream key -> its place, for every partition of every topic that this participant listens to."""
@@ -100,34 +110,56 @@ class Worker:
     async def run(self, *, task_status: TaskStatus[None] = anyio.TASK_STATUS_IGNORED) -> None:
         """Work until :meth:`stop`. ``task_status.started()`` is called when the first read is about to begin.
 
+        A server that is away is waited for, also at the start.
+
         Raises:
             LayoutMismatch, UnsupportedServer: the server and this process do not fit.
-            BrokerUnavailable: the server cannot be reached at the start; later the worker waits for it.
+            BrokerRefused: the server lets nobody in with such a password, or something is in the way.
         """
-        await self._join()
+        joined = await self._join_patiently()
+        if not joined:
+            task_status.started()
+            return
         async with self._lifespan() as resources, anyio.create_task_group() as background:
             handling = self._make_handling(resources)
             upkeep = self._make_upkeep()
-            background.start_soon(self._committer.run)
-            background.start_soon(self.broker.clock.follow)
-            background.start_soon(upkeep.renew_leases)
-            background.start_soon(Alarm(self.broker.timers, self.clock, self.participant.name).run)
+            heart = Heart(self.broker, self.identity, self._slots, self.options.lease)
+            alarm = Alarm(self.broker.timers, self.clock, self.participant.name, self._outage)
+            for work in (self._committer.run, self.broker.clock.follow, heart.run, alarm.run, upkeep.tidy,
+                         self._pausing.follow):  # fmt: skip
+                background.start_soon(work)
             async with anyio.create_task_group() as handlers:
                 dispatch = partial(self._dispatch, handlers, handling)
                 handlers.start_soon(upkeep.recover, self._stopping, dispatch)
                 task_status.started()
                 logger.info("%s: worker %s is ready", self.participant.name, self.identity.consumer)
-                await self._read(dispatch)
+                async with anyio.create_task_group() as reading:
+                    for reader in self._readers:
+                        reading.start_soon(self._read, reader, dispatch)
                 with anyio.move_on_after(self.options.grace):
                     await self._slots.wait_until_idle()
                 handlers.cancel_scope.cancel()
             background.cancel_scope.cancel()
         await self._leave()
 
+    async def _join_patiently(self) -> bool:
+        """Join, as soon as the server is there. Returns whether that happened before :meth:`stop`."""
+        patience = Patience(logger, "joining", self._outage)
+        while not self._stopping.is_set():
+            try:
+                await self._join()
+            except BrokerUnavailable as error:
+                await patience.pause(error, self._stopping)
+            else:
+                patience.succeeded()
+                await self._pausing.look()
+                return True
+        return False
+
     async def _join(self) -> None:
         await self.broker.join()
         await self.broker.meta.publish_contract(self.participant.name, encode_card(card_of(self.participant)))
-        await self.broker.groups.ensure(self._keys, self.participant.name)
+        await self.broker.groups.ensure(list(self._streams), self.participant.name)
 
     @asynccontextmanager
     async def _lifespan(self) -> AsyncIterator[Any]:
@@ -138,13 +170,21 @@ class Worker:
                 yield resources
 
     def _make_upkeep(self) -> Upkeep:
-        streams = {key: place.partition for key, place in self._topics.items()} | self._inboxes
-        lease = self.options.lease
-        return Upkeep(self.broker.groups, self.identity, streams, self._slots, lease, self.clock)
+        def doubt() -> None:
+            for reader in self._readers:
+                reader.doubt()
+
+        def paused() -> bool:
+            return self._pausing.paused
+
+        return Upkeep(self._claims, self._streams, self.options.lease, doubt, paused)
 
     def _make_handling(self, resources: Any) -> Handling:
-        limiter = anyio.CapacityLimiter(self.options.threads)
-        benches = {step: Bench(step, limiter, self.topology.defaults) for step in self.participant.steps}
+        threads, undo_threads = (anyio.CapacityLimiter(self.options.threads) for _ in range(2))
+        defaults = self.topology.defaults
+        benches = {
+            step: Bench(step, threads, defaults, undo_threads=undo_threads) for step in self.participant.steps
+        }
         return Handling(
             self.participant.name, self.topology,
             {name: benches[step] for name, step in self.participant.reactions.items()},
@@ -153,7 +193,7 @@ class Worker:
 
     async def _leave(self) -> None:
         try:
-            left = await self.broker.groups.leave(self.identity, self._keys)
+            left = await self.broker.leases.leave(self.identity, list(self._streams))
         except BrokerError as error:
             logger.warning("%s: could not say goodbye: %s", self.participant.name, error)
         else:
@@ -161,38 +201,34 @@ class Worker:
                 logger.warning("%s: %d deliveries were handed over unfinished", self.participant.name, left)
             logger.info("%s: worker %s has stopped", self.participant.name, self.identity.consumer)
 
-    # -- reading -----------------------------------------------------------------------------------
+    # -- taking ------------------------------------------------------------------------------------
 
-    async def _read(self, dispatch: Dispatch) -> None:
+    async def _read(self, reader: Reader, dispatch: Dispatch) -> None:
+        """Read until stopped, or while paused not."""
+        what = "reading inboxes" if reader is self._readers[0] else "reading topics"
+        patience = Patience(logger, what, self._outage)
         while not self._stopping.is_set():
-            free = await self._slots.wait_for_free(_GATHER)
-            if self._stopping.is_set():
-                return
-            count = max(1, free // len(self._keys))
+            if self._pausing.paused:
+                with anyio.move_on_after(_LOOK):
+                    await self._stopping.wait()
+                continue
             try:
-                found = await self.broker.groups.read(self.identity, self._keys, count, wait=True)
-                await dispatch(found)
-            except NoGroup:
-                await self._heal()
+                await reader.read(dispatch)
+            except NoGroup as error:
+                await self._heal(error, patience)
             except BrokerError as error:
-                await self._pause(error)
+                await patience.pause(error, self._stopping)
             else:
-                self._patience.succeeded()
-                if not found and not self.broker.connection.blocking:
-                    await self.broker.connection.wait_for_change(_POLL)
+                patience.succeeded()
 
-    async def _pause(self, error: BrokerError) -> None:
-        if not isinstance(error, BrokerUnavailable):
-            logger.error("%s: %s", self.participant.name, error)
-        await self._patience.pause(error, self._stopping)
-
-    async def _heal(self) -> None:
+    async def _heal(self, error: NoGroup, patience: Patience) -> None:
         """Groups are gone: somebody deleted them, or the server came back without its data."""
-        logger.warning("%s: a consumer group was gone and is made anew", self.participant.name)
         try:
             await self._join()
-        except BrokerError as error:
-            await self._pause(error)
+        except BrokerError as obstacle:
+            await patience.pause(obstacle, self._stopping)
+        else:
+            await patience.pause(f"a consumer group was gone and is made anew: {error}", self._stopping)
 
     # -- handling ----------------------------------------------------------------------------------
 
@@ -221,8 +257,7 @@ class Worker:
 
     async def _handle(self, handling: Handling, delivery: Delivery, work: Work) -> None:
         try:
-            async with self._slots.running():
-                await handling.handle(delivery, work)
+            await handling.handle(delivery, work)
         except BrokerError as error:
             # It stays pending, and is delivered again when its lease has run out.
             logger.warning("%s: %s of %s is left pending: %s", self.participant.name,

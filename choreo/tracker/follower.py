@@ -58,13 +58,13 @@ class Tracker:
         self._stopping.set()
 
     async def run(self, *, task_status: TaskStatus[None] = anyio.TASK_STATUS_IGNORED) -> None:
-        """Project until :meth:`stop`.
+        """Project until :meth:`stop`. A server that is away is waited for, also at the start.
 
         Raises:
             LayoutMismatch, UnsupportedServer: the server and this process do not fit.
-            BrokerUnavailable: the server cannot be reached at the start; later the tracker waits for it.
+            BrokerRefused: the server lets nobody in with such a password.
         """
-        await self._broker.join()
+        await self._join()
         task_status.started()
         logger.info("tracker is ready")
         while not self._stopping.is_set():
@@ -77,6 +77,17 @@ class Tracker:
                 self._patience.succeeded()
                 if not projected and not self._broker.connection.blocking:
                     await self._broker.connection.wait_for_change(_POLL)
+
+    async def _join(self) -> None:
+        """Join the namespace, as soon as the server is there or :meth:`stop` is called."""
+        while not self._stopping.is_set():
+            try:
+                await self._broker.join()
+            except BrokerUnavailable as error:
+                await self._patience.pause(error, self._stopping)
+            else:
+                self._patience.succeeded()
+                return
 
     async def catch_up(self) -> int:
         """Project until nothing new is there. Returns how many entries were projected.

@@ -18,11 +18,15 @@ MAX_JOURNAL_BYTES = 1024 * 1024
 MAX_EMITTED = 100
 #: Decisions in one call of the gate; it bounds how long the server is busy with one script.
 MAX_BATCH = 100
+#: Bytes in one call of the gate, unless a single decision has more.
+MAX_BATCH_BYTES = 1024 * 1024
 #: Characters that are kept of an error's message, and of its traceback (the end, where the cause stands).
 MAX_ERROR_CHARACTERS = 1_000
 MAX_TRACEBACK_CHARACTERS = 4_000
 #: How often an event may be delivered before it is held to kill its workers.
 MAX_DELIVERIES = 5
+#: Leases for which an event loop may be blocked before what its worker holds is given to others.
+MAX_BLOCKED_LEASES = 6
 #: Timers of one partition that one script moves at most.
 MAX_DUE = 100
 #: Days of a deadline.

@@ -25,7 +25,8 @@ from choreo.broker.gate import (
     Undone,
     Verdict,
 )
-from choreo.broker.groups import Delivery, Held
+from choreo.broker.groups import Delivery
+from choreo.broker.leases import Held
 from choreo.wire.envelope import Reason, parse
 from choreo.wire.keys import Keys
 
@@ -188,7 +189,7 @@ class Worker:
     async def claim_if_pending(self, delivery: Delivery) -> Delivery | None:
         """As :meth:`claim`; ``None`` if the entry was acknowledged meanwhile."""
         held = Held(delivery.stream, 0, [delivery.entry])
-        taken, _ = await self.desk.broker.groups.claim(self.identity, held, 0, NOW)
+        taken, _ = await self.desk.broker.leases.claim(self.identity, held, 0, NOW)
         return taken[0] if taken else None
 
     async def pending(self) -> list[tuple[str, str, int]]:

@@ -157,7 +157,7 @@ async def test_zombie_does_not_steal_its_lease_back(desk: Desk) -> None:
     worker, delivery, _ = await begun(desk)
     await taken_over(worker, delivery)
     before = await desk.dump()
-    lost = await desk.broker.groups.renew(worker.identity, {delivery.stream: [delivery.entry]})
+    lost = await desk.broker.leases.renew(worker.identity, {delivery.stream: [delivery.entry]})
     assert lost == {(delivery.stream, delivery.entry)}
     assert await desk.dump() == before
 
@@ -165,5 +165,5 @@ async def test_zombie_does_not_steal_its_lease_back(desk: Desk) -> None:
 async def test_renewing_keeps_the_fence(desk: Desk) -> None:
     """Renewing a lease is no delivery: the worker's commit counts as before."""
     worker, delivery, head = await begun(desk)
-    assert await desk.broker.groups.renew(worker.identity, {delivery.stream: [delivery.entry]}) == set()
+    assert await desk.broker.leases.renew(worker.identity, {delivery.stream: [delivery.entry]}) == set()
     assert await worker.verdict(done(head, delivery)) is Verdict.COMMITTED

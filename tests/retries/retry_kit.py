@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import asyncio
 import inspect
-from collections.abc import AsyncIterator, Callable
-from contextlib import asynccontextmanager, suppress
+import threading
+from collections.abc import AsyncIterator, Callable, Coroutine, Iterator
+from contextlib import asynccontextmanager, contextmanager, suppress
 from dataclasses import dataclass
 from typing import Any, TypeAlias
 
@@ -114,6 +116,31 @@ async def until_view(choreo: Choreography, saga_id: str, shows: Callable[[View],
 
     await until(look, f"the view of {saga_id} to show {what}")
     return found[0]
+
+
+@contextmanager
+def elsewhere(work: Callable[[], Coroutine[Any, Any, None]]) -> Iterator[None]:
+    """Run ``work`` in a thread and an event loop of its own, until the block ends."""
+    started: list[tuple[asyncio.AbstractEventLoop, asyncio.Task[Any]]] = []
+    ready = threading.Event()
+
+    async def run() -> None:
+        task = asyncio.ensure_future(work())
+        started.append((asyncio.get_running_loop(), task))
+        ready.set()
+        await asyncio.wait([task])
+        if not task.cancelled():
+            task.result()
+
+    thread = threading.Thread(target=lambda: asyncio.run(run()))
+    thread.start()
+    try:
+        assert ready.wait(PATIENCE)
+        yield
+    finally:
+        loop, task = started[0]
+        loop.call_soon_threadsafe(task.cancel)
+        thread.join(PATIENCE)
 
 
 @dataclass(frozen=True)

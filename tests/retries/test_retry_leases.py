@@ -2,21 +2,19 @@
 
 from __future__ import annotations
 
-import asyncio
 import threading
 import time
-from collections.abc import Callable, Coroutine, Iterator, Sequence
-from contextlib import contextmanager
-from typing import Any
+from collections.abc import Callable, Sequence
 
 import anyio
 import pytest
-from retry_kit import PATIENCE, HandClock, Paid, Placed, Reserved, Shipped, Stage, until
+from retry_kit import PATIENCE, HandClock, Paid, Placed, Reserved, Shipped, Stage, elsewhere, until
 from retry_seat import Seat
 
 from choreo import Abort, Context, Participant
 from choreo.broker.broker import Broker
 from choreo.broker.groups import Delivery
+from choreo.runtime.claims import Claims
 from choreo.runtime.slots import Slots
 from choreo.runtime.upkeep import Upkeep
 
@@ -91,8 +89,8 @@ async def test_a_worker_does_not_take_over_what_it_runs_itself(seat: Seat) -> No
             "XCLAIM", delivery.stream, "payments", holder.identity.consumer, 0, delivery.entry,
             "IDLE", 1_000_000, "JUSTID",
         )  # fmt: skip
-    groups, streams = seat.stage.broker.groups, dict.fromkeys(seat.streams, 0)
-    upkeep = Upkeep(groups, seat.identity, streams, slots, LEASE, HandClock())
+    claims = Claims(seat.stage.broker.leases, seat.identity, slots, HandClock())
+    upkeep = Upkeep(claims, dict.fromkeys(seat.streams, 0), LEASE, doubt=anyio.Event, paused=bool)
     with anyio.fail_after(PATIENCE):
         await upkeep.recover(stopping, dispatch)
     assert taken == [lost.entry]
@@ -120,31 +118,6 @@ async def test_a_worker_that_died(stage: Stage) -> None:
 
 
 # -- frozen workers ----------------------------------------------------------------------------------
-
-
-@contextmanager
-def elsewhere(work: Callable[[], Coroutine[Any, Any, None]]) -> Iterator[None]:
-    """Run ``work`` in a thread and an event loop of its own, until the block ends."""
-    started: list[tuple[asyncio.AbstractEventLoop, asyncio.Task[Any]]] = []
-    ready = threading.Event()
-
-    async def run() -> None:
-        task = asyncio.ensure_future(work())
-        started.append((asyncio.get_running_loop(), task))
-        ready.set()
-        await asyncio.wait([task])
-        if not task.cancelled():
-            task.result()
-
-    thread = threading.Thread(target=lambda: asyncio.run(run()))
-    thread.start()
-    try:
-        assert ready.wait(PATIENCE)
-        yield
-    finally:
-        loop, task = started[0]
-        loop.call_soon_threadsafe(task.cancel)
-        thread.join(PATIENCE)
 
 
 async def wait_for(event: threading.Event, what: str) -> None:

@@ -92,7 +92,7 @@ async def test_slots_full_of_handlers_that_hang(stage: Stage, release: threading
     runs: list[str] = []
     again: list[str] = []
     sagas = await begin(stage, 5)
-    worker = stage.worker(hanging(runs, release, sync=sync), concurrency=2, grace=GRACE, lease=LONG)
+    worker = stage.worker(hanging(runs, release, sync=sync), concurrency=3, grace=GRACE, lease=LONG)
     async with employed(worker) as task:
         await until(lambda: len(runs) == 2, "both slots to be full")
         worker.stop()
@@ -109,7 +109,7 @@ async def test_a_colleague_takes_over_at_once(stage: Stage, release: threading.E
     """Also a worker that has been running all the time need not wait for the lease to run out."""
     runs: list[str] = []
     again: list[str] = []
-    leaver = stage.worker(hanging(runs, release, sync=False), concurrency=2, grace=GRACE, lease=LONG)
+    leaver = stage.worker(hanging(runs, release, sync=False), concurrency=3, grace=GRACE, lease=LONG)
     async with employed(leaver):
         sagas = await begin(stage, 2)
         await until(lambda: len(runs) == 2, "both to be in hand")
