@@ -2,28 +2,25 @@
 
 from __future__ import annotations
 
-import getpass
-import logging
-import os
 import uuid
-from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
+from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager, suppress
 from datetime import timedelta
 from functools import partial
 from pathlib import Path
-from typing import Self, TypeVar
+from typing import Self
 
 import anyio
 
 from choreo.broker.address import server_url
 from choreo.broker.broker import Broker
 from choreo.broker.clock import Clock
-from choreo.broker.patience import Patience
 from choreo.errors import BrokerUnavailable, ConfigurationError, SagaNotFound, UnroutableEvent, WaitTimeout
 from choreo.model.event import Event, type_name
 from choreo.model.facts import View
 from choreo.model.saga import State
 from choreo.model.trace import Listeners, Trace, build_trace
+from choreo.operations import Operations, persist, user
 from choreo.tracker.queries import FOREVER, Queries
 from choreo.wire.cards import decode_card
 from choreo.wire.envelope import Envelope, derive_id, encode_data
@@ -31,19 +28,13 @@ from choreo.wire.keys import check_saga_id
 from choreo.wire.streams_yaml import load
 from choreo.wire.topology import Topology
 
-T = TypeVar("T")
-
-logger = logging.getLogger("choreo.client")
-
 #: Seconds between looks while waiting for a saga: the first, and the longest.
 _FIRST_LOOK = 0.01
 _LONGEST_LOOK = 0.25
-#: Seconds for which a request whose outcome is not known is sent again.
-_PERSISTENCE = 10.0
 
 
-class Choreography:
-    """A choreography on a server: start sagas, wait for them, look at them, unwind them.
+class Choreography(Operations):
+    """A choreography on a server: start sagas, wait for them, look at them, unwind them, put them right.
 
     Open one with :meth:`open`; it may be shared by any number of tasks of one event loop.
     """
@@ -114,7 +105,7 @@ class Choreography:
             data=data, source="client", time=self.clock(), sagatype=saga.name,
         )  # fmt: skip
         try:
-            await _persist(partial(self.broker.sagas.start, stream, envelope))
+            await persist(partial(self.broker.sagas.start, stream, envelope))
         except BrokerUnavailable as error:
             raise BrokerUnavailable(
                 f"it is not known whether saga {saga_id!r} was begun; start it again with this id: {error}"
@@ -218,31 +209,7 @@ class Choreography:
         """
         token = uuid.uuid4().hex[:16]
         why = note or "an operator said so"
-        words = [each.encode("utf-8", "backslashreplace").decode() for each in (why, who or _user())]
+        words = [each.encode("utf-8", "backslashreplace").decode() for each in (why, who or user())]
         await self.broker.clock.refresh()
         unwind = partial(self.broker.sagas.compensate, check_saga_id(saga_id), self.clock(), token, *words)
-        return await _persist(unwind)
-
-
-async def _persist(request: Callable[[], Awaitable[T]]) -> T:
-    """What an idempotent request returns; it is sent again for a while if its answer was lost."""
-    patience = Patience(logger, "a request")
-    give_up = anyio.current_time() + _PERSISTENCE
-    while True:
-        try:
-            answer = await request()
-        except BrokerUnavailable as error:
-            if anyio.current_time() > give_up:
-                raise
-            await patience.pause(error)
-        else:
-            patience.succeeded()
-            return answer
-
-
-def _user() -> str:
-    """Who runs this process, as far as the system knows."""
-    try:
-        return getpass.getuser()
-    except (KeyError, OSError, ImportError):  # in containers a user may have no name
-        return f"user {os.getuid()}"
+        return await persist(unwind)

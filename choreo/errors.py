@@ -11,6 +11,7 @@
     │   └── PayloadTooLarge      its JSON is larger than an entry may be
     ├── SagaError                the request does not fit the saga
     │   ├── SagaNotFound         nothing is known of this id
+    │   ├── LetterNotFound       there is no such dead letter
     │   ├── SagaConflict         the id is taken by a saga that began differently
     │   ├── SagaClosed           the saga has ended, so it cannot be changed any more
     │   └── WaitTimeout          the saga did not end in time
@@ -93,6 +94,10 @@ class SagaError(ChoreoError):
 
 class SagaNotFound(SagaError):
     """Nothing is known of a saga with this id."""
+
+
+class LetterNotFound(SagaError):
+    """There is no dead letter with this id, or what it held was deleted."""
 
 
 class SagaConflict(SagaError):

@@ -10,6 +10,7 @@ from choreo.broker.connection import Connection
 from choreo.broker.gate import Gate
 from choreo.broker.groups import Groups
 from choreo.broker.leases import Leases
+from choreo.broker.letters import Letters
 from choreo.broker.meta import Meta
 from choreo.broker.projections import Projections
 from choreo.broker.sagas import Sagas
@@ -29,6 +30,7 @@ class Broker:
         self.groups = Groups(connection, keys)
         self.leases = Leases(connection, keys)
         self.sagas = Sagas(connection, keys)
+        self.letters = Letters(connection, keys)
         self.timers = Timers(connection, keys)
         self.projections = Projections(connection, keys)
 

@@ -46,7 +46,7 @@ class Sagas:
                 " or payload; use another saga id"
             )
         if answer == b"blocked":
-            raise _in_the_way(state)
+            raise in_the_way(state)
         return bool(answer == b"started")
 
     async def compensate(self, saga_id: str, now: int, token: str, note: str, who: str) -> State:
@@ -67,7 +67,7 @@ class Sagas:
         if answer == b"unknown":
             raise SagaNotFound(f"no saga {saga_id!r} in namespace {keys.namespace!r}")
         if answer == b"blocked":
-            raise _in_the_way(state)
+            raise in_the_way(state)
         if answer == b"closed":
             raise SagaClosed(
                 f"saga {saga_id!r} is {state.decode()} already; only a running saga can be compensated",
@@ -82,6 +82,7 @@ class Sagas:
         return State(state.decode()) if state else None
 
 
-def _in_the_way(key: bytes) -> BrokerRefused:
+def in_the_way(key: bytes) -> BrokerRefused:
+    """What is said of a key that does not let a script write."""
     what = "it has the wrong type, or is a stream to which nothing can be added any more"
     return BrokerRefused(f"{key.decode()} is in the way: {what}; delete or rename it")

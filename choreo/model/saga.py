@@ -32,9 +32,10 @@ TRANSITIONS: dict[State, dict[State, str]] = {
     State.COMPENSATING: {
         State.COMPENSATED: "nothing is left to undo",
         State.FAILED: "nothing is left to undo but what could not be undone",
+        State.RESOLVED: "an operator says that it was put right by hand, and will never be undone",
     },
     State.FAILED: {
-        State.COMPENSATING: "an operator replays the undo that failed",
+        State.COMPENSATING: "an operator replays what failed on the way back",
         State.RESOLVED: "an operator says that it was put right by hand",
     },
     State.COMPLETED: {},

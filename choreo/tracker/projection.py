@@ -18,7 +18,8 @@ from choreo.wire.topology import Topology
 
 #: Facts that the cache of one partition holds at most; beyond, sagas not seen for longest are let go.
 _CACHED_FACTS = 200_000
-#: Bytes of a malformed entry's fields that its dead letter keeps, each.
+#: Fields of a malformed entry that its dead letter keeps at most, and how many bytes of each.
+_KEPT_FIELDS = 32
 _KEPT_BYTES = 4_000
 
 Load = Callable[[Sequence[str]], Awaitable[list[list[bytes]]]]
@@ -137,7 +138,16 @@ def _letter(stream: str, entry: str, fields: Mapping[bytes, bytes], malformed: M
         "error", malformed.detail[:MAX_ERROR_CHARACTERS],
     ]  # fmt: skip
     if malformed.subject:
-        kept += ["subject", malformed.subject]
-    for name, value in list(fields.items())[:32]:
+        kept += ["subject", malformed.subject, "fact", f"refused:{stream}:{entry}"]
+    for name, value in list(fields.items())[:_KEPT_FIELDS]:
         kept += [b"field:" + name[:MAX_NAME_CHARACTERS], value[:_KEPT_BYTES]]
+    if cut := _cut(fields):
+        kept += ["cut", b" ".join(cut)]
     return Letter(letter_id, tuple(kept))
+
+
+def _cut(fields: Mapping[bytes, bytes]) -> list[bytes]:
+    """The names of the fields of which a letter keeps a part only; ``*`` if it leaves some out."""
+    whole = all(len(name) <= MAX_NAME_CHARACTERS and b" " not in name for name in fields)
+    cut = [name for name, value in fields.items() if len(value) > _KEPT_BYTES][:_KEPT_FIELDS]
+    return cut if whole and len(fields) <= _KEPT_FIELDS else [b"*"]
