@@ -97,6 +97,8 @@ class Letter:
 
     id: str
     fields: tuple[Argument, ...]
+    subject: str = ""
+    """Of a refused entry: the saga that it names."""
 
     @classmethod
     def of(cls, letter_id: str, reason: Reason, **about: Argument) -> Letter:

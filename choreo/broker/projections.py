@@ -196,5 +196,8 @@ def _write_call(keys: Keys, batch: Batch) -> tuple[list[str], list[Argument]]:
         body += (len(update.facts), *update.facts)
     body.append(len(batch.letters))
     for letter in batch.letters:
-        body += (letter.id, len(letter.fields), *letter.fields)
+        saga_id = letter.subject
+        mine = bool(saga_id) and keys.partition(saga_id) == partition
+        record: Argument = number(keys.record(partition, saga_id)) if mine else ""
+        body += (letter.id, record, len(letter.fields), *letter.fields)
     return names, [TRACKER_GROUP, batch.version, len(checks) // 2, *checks, *body]

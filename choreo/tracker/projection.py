@@ -143,7 +143,7 @@ def _letter(stream: str, entry: str, fields: Mapping[bytes, bytes], malformed: M
         kept += [b"field:" + name[:MAX_NAME_CHARACTERS], value[:_KEPT_BYTES]]
     if cut := _cut(fields):
         kept += ["cut", b" ".join(cut)]
-    return Letter(letter_id, tuple(kept))
+    return Letter(letter_id, tuple(kept), malformed.subject)
 
 
 def _cut(fields: Mapping[bytes, bytes]) -> list[bytes]:

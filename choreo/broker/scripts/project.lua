@@ -7,7 +7,7 @@
 --       how many streams, each: key number, position to be at;
 --       how many sagas, each: view key number, trace key number, id, view, start time,
 --         index to leave ('' none), index to be in, how many facts, the facts;
---       how many letters, each: id, how many fields, the fields
+--       how many letters, each: id, number of its saga's record ('' none), how many fields, the fields
 -- Returns the new version; -1 when somebody else has written since the caller learnt the version, or
 -- the views are being rebuilt: then nothing is written, and the caller must look again where to go on;
 -- or the key that is in the way because it has the wrong type: then nothing is written either.
@@ -50,9 +50,13 @@ local function write_saga()
 end
 
 local function write_letter()
-  local letter, count = take(), tonumber(take())
+  local letter, record, count = take(), KEYS[tonumber(take()) or 0], tonumber(take())
   if redis.call('HSETNX', KEYS[3], letter, 'open') == 1 then
-    redis.call('XADD', KEYS[2], '*', 'letter', letter, unpack(ARGV, at + 1, at + count))
+    local entry = redis.call('XADD', KEYS[2], '*', 'letter', letter, unpack(ARGV, at + 1, at + count))
+    -- Whoever resolves the saga finds its letters there. A saga of which nothing else is known has none.
+    if record and not misfit(record, 'hash') and redis.call('EXISTS', record) == 1 then
+      redis.call('HSET', record, 'l:' .. letter, entry)
+    end
   end
   at = at + count
 end
