@@ -58,7 +58,7 @@ class Operations:
 
     async def dead_letters(
         self, *, saga_id: str | None = None, participant: str | None = None, reason: str | None = None,
-        state: LetterState | str | None = LetterState.OPEN, limit: int = 50, oldest_first: bool = False,
+        state: str | None = "open", limit: int = 50, oldest_first: bool = False,
     ) -> list[DeadLetter]:  # fmt: skip
         """Dead letters, the newest first: of one saga, of one participant, with one reason code.
 
@@ -273,9 +273,8 @@ class _Wanted:
     """Which letters are listed."""
 
     def __init__(
-        self, saga_id: str | None, participant: str | None, reason: str | None,
-        state: LetterState | str | None,
-    ) -> None:  # fmt: skip
+        self, saga_id: str | None, participant: str | None, reason: str | None, state: str | None
+    ) -> None:
         try:
             self._state = LetterState(state) if state else None
             self._reason = Reason(reason) if reason else None

@@ -19,10 +19,11 @@ DOCS = Path(__file__).resolve().parent
 sys.path.insert(0, str(DOCS.parent))
 
 from choreo.model.facts import View  # noqa: E402 - the project need not be installed
+from choreo.model.letters import DeadLetter  # noqa: E402
 from choreo.model.saga import TRANSITIONS, State  # noqa: E402
 from choreo.model.trace import Trace  # noqa: E402
 
-SCHEMAS = {"view": View, "trace": Trace}
+SCHEMAS = {"view": View, "trace": Trace, "letter": DeadLetter}
 DIAGRAM_PAGE = DOCS / "explanation" / "undo.md"
 DIAGRAM_BEGIN = "<!-- states: written by docs/generate.py -->"
 DIAGRAM_END = "<!-- end of states -->"
