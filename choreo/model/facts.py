@@ -296,7 +296,8 @@ def replayed(facts: Iterable[Fact]) -> dict[str, Fact]:
 
 
 def _parked(facts: list[Fact]) -> list[str]:
-    last = {(fact.handler, fact.cause): fact for fact in facts if fact.step and fact.kind is not Kind.PLANNED}
+    aside = (Kind.PLANNED, Kind.ORDERED)
+    last = {(fact.handler, fact.cause): fact for fact in facts if fact.step and fact.kind not in aside}
     again = replayed(facts)
     waiting = (fact for fact in last.values() if fact.kind is Kind.PARKED and fact.id not in again)
     return sorted({fact.handler for fact in waiting})

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import pytest
 
-from choreo import Participant
+from choreo import Choreography, Context, Participant
 from choreo.errors import EventError, LetterNotFound
 from choreo.model.facts import Kind
 from choreo.model.letters import Outcome
 from tests.operators.operator_kit import (
     Paid,
     Placed,
+    Shipped,
     Shop,
     Stage,
     open_letter,
@@ -202,4 +203,62 @@ async def test_a_join(stage: Stage) -> None:
         await until_view(choreo, "s1", lambda view: "audit/match" in view.done, "the match")
     assert seen == [(Placed(42), Paid(42))] * 2
     assert view.open_letters == 0
+    assert not await stage.call("EXISTS", stage.topology.keys.work(0, "s1"))
+
+
+def parking(broken: set[str]) -> tuple[Participant, list[str]]:
+    """Payments that leave their saga to an operator when a charge fails; and what they did."""
+    runs: list[str] = []
+    payments = Participant("payments")
+
+    @payments.on(Placed, retry=quick(2), on_failure="park")
+    async def charge(placed: Placed, ctx: Context) -> Shipped:
+        runs.append(f"charge {placed.amount} #{ctx.attempt}")
+        if "charge" in broken:
+            raise OSError("no line")
+        return Shipped()
+
+    @charge.undo
+    async def refund(placed: Placed) -> None:
+        runs.append("refund")
+
+    return payments, runs
+
+
+async def test_a_step_that_was_left_to_an_operator(stage: Stage) -> None:
+    """It runs again with fresh attempts and with the data that is given, and its saga goes on to its end."""
+    broken = {"charge"}
+    payments, runs = parking(broken)
+    async with stage.playing(payments) as choreo:
+        await choreo.start(Placed(1), saga_id="s1")
+        view = await view_when(choreo, "s1", "running", open_letters=1)
+        assert view.parked == ["payments/charge"]
+        await choreo.replay(await open_letter(choreo, "step-failed"))
+        await until_view(choreo, "s1", lambda view: view.dead_letters == 2, "a second letter")
+        broken.clear()
+        retried = await choreo.retry("s1", who="ann")
+        assert [each.outcome for each in retried.letters] == [Outcome.REPLAYED]
+        view = await view_when(choreo, "s1", "completed")
+        trace = await choreo.trace("s1")
+    assert runs == ["charge 1 #1", "charge 1 #2"] * 2 + ["charge 1 #1"]
+    assert (view.parked, view.dead_letters, view.retries) == ([], 2, 2)
+    charge = reaction_of(trace.events, "charge")
+    assert (charge.outcome, [each.note for each in charge.failed]) == (Kind.EVENT, ["OSError: no line"] * 4)
+    assert not await stage.call("EXISTS", stage.topology.keys.work(0, "s1"))
+
+
+async def test_a_replay_that_its_saga_overtakes(stage: Stage) -> None:
+    """A saga that is compensated while a replayed step waits to run again does not run it, but undoes it."""
+    payments, runs = parking({"charge"})
+    async with stage.playing(payments) as choreo:
+        await choreo.start(Placed(1), saga_id="s1")
+        await view_when(choreo, "s1", "running", open_letters=1)
+    choreo = Choreography(stage.topology, stage.broker)
+    await choreo.replay(await open_letter(choreo, "step-failed"))
+    await choreo.compensate("s1")
+    async with stage.playing(payments) as choreo:
+        view = await view_when(choreo, "s1", "compensated")
+        await until(stage.is_settled, "everything")
+    assert runs == ["charge 1 #1", "charge 1 #2", "refund"]
+    assert view.undone == {"payments/charge": 1}
     assert not await stage.call("EXISTS", stage.topology.keys.work(0, "s1"))
