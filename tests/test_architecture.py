@@ -21,6 +21,7 @@ ARROWS = {
     "broker": {"wire", "model", "errors"},
     "runtime": {"broker", "wire", "model", "errors"},
     "tracker": {"broker", "wire", "model", "errors"},
+    "doctor": {"broker", "wire", "model", "errors"},
     "operations": {"broker", "wire", "model", "errors"},
     "choreography": {"operations", "tracker", "broker", "wire", "model", "errors"},
     "local": {"choreography", "runtime", "tracker", "broker", "wire", "model", "errors"},
@@ -28,8 +29,8 @@ ARROWS = {
     "drawing": {"wire", "model", "errors"},
     "testing": {"local", "choreography", "loading", "drawing", "runtime", "tracker", "broker", "wire", "model",
                 "errors", "choreo"},
-    "cli": {"local", "choreography", "loading", "drawing", "runtime", "tracker", "broker", "wire", "model",
-            "errors", "choreo", "testing"},
+    "cli": {"local", "choreography", "doctor", "loading", "drawing", "runtime", "tracker", "broker", "wire",
+            "model", "errors", "choreo", "testing"},
     # The front door: names for users. What needs redis it imports only when asked for.
     "choreo": {"choreography", "model", "errors"},
 }

@@ -75,6 +75,10 @@ class WrongAddress(BrokerUnavailable):
     """There is no host of that name; waiting will not help."""
 
 
+class NotPermitted(BrokerRefused):
+    """The user as whom this process speaks to the server may not do this."""
+
+
 @dataclass(frozen=True, slots=True)
 class Script:
     """A script as the server knows it."""
@@ -117,6 +121,8 @@ def translate(error: BaseException) -> Exception:
     if isinstance(error, _UNSENDABLE_CLASSES):
         return Unsendable(text)
     word = text.partition(" ")[0]
+    if isinstance(error, exceptions.NoPermissionError) or word == "NOPERM":
+        return NotPermitted(f"the server refused: {text}")
     if isinstance(error, _FINAL_CLASSES):
         return BrokerRefused(f"the server refused: {text}")
     if word == "NOGROUP":
@@ -289,10 +295,7 @@ def _plain(client: Client) -> Client:
     """A client on the same connections that hands out answers as they came.
 
     The client library parses the answers of many commands into shapes that differ between its versions.
-    What is no client of that library (a store in memory) is taken as it is.
     """
-    if not hasattr(client, "connection_pool"):
-        return client
     plain = Redis(connection_pool=client.connection_pool)
     plain.response_callbacks = {}
     return plain

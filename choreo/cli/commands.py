@@ -20,7 +20,7 @@ as_json = click.option("--json", "as_json", is_flag=True, help="Print JSON of a 
 
 def add_commands(group: click.Group) -> None:
     """Add every command to ``group``, in the order in which the help lists them."""
-    for command in (dev, run, start, sagas, trace, compensate, tracker, check, graph):
+    for command in (dev, run, start, sagas, trace, compensate, tracker, check, graph, doctor):
         group.add_command(command)
 
 
@@ -233,3 +233,17 @@ def graph(settings: Settings, form: str, as_json: bool) -> int:
     from choreo.cli import checking
 
     return checking.show_graph(settings, "json" if as_json else form)
+
+
+@click.command()
+@as_json
+@shared_options
+def doctor(settings: Settings, as_json: bool) -> int:
+    """Look for what is wrong with the server and the namespace.
+
+    Prints each check and, where something is wrong, what that means and what to do. Changes nothing.
+    Exit code 1 if there is a problem.
+    """
+    from choreo.cli import doctoring
+
+    return doctoring.examine(settings, as_json=as_json)

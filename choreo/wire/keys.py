@@ -111,5 +111,9 @@ class Keys:
         """``saga_type`` is empty for sagas whose start is not known (yet)."""
         return f"{self._tags[partition]}:index:{saga_type}:{state}"
 
+    def probe(self, partition: int) -> str:
+        """A key that is never kept: with it is asked what a user may do with the keys of a partition."""
+        return f"{self._tags[partition]}:probe"
+
     def tracker(self, partition: int) -> str:
         return f"{self._tags[partition]}:tracker"

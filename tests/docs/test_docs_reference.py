@@ -18,6 +18,8 @@ import choreo
 from choreo import Choreography, Context, Participant, errors
 from choreo.cli import failures
 from choreo.cli.main import cli
+from choreo.doctor.namespace import NAMESPACE_CHECKS
+from choreo.doctor.server import SERVER_CHECKS
 from choreo.drawing.trace_format import format_trace
 from choreo.model import checks
 from choreo.model.checks import Code, Severity
@@ -72,7 +74,7 @@ def test_keys_are_made_as_the_page_says() -> None:
     whole = ("meta", "contracts", "paused")
     names = {f"ns:{name}": getattr(made, name) for name in whole}
     for name, method in inspect.getmembers(made, inspect.ismethod):
-        if name.startswith("_") or name in ("partition", "inbox_prefix"):
+        if name.startswith("_") or name in ("partition", "inbox_prefix", "probe"):
             continue
         wanted = inspect.signature(method).parameters
         names[name] = method(**{parameter: words[parameter] for parameter in wanted})
@@ -117,6 +119,11 @@ def test_every_code_of_a_finding_is_told() -> None:
         name = Code(each).name
         used = re.findall(rf"Severity\.(\w+)[^)]*?Code\.{name}\b", source)
         assert {Severity[found].value for found in used} <= set(severity.split(" or ")), each
+
+
+def test_every_check_of_the_doctor_is_told() -> None:
+    """The page has every check by its name, in the order in which they are told."""
+    assert [code(row[0]) for row in REASONS.rows("Checks")] == [*SERVER_CHECKS, "layout", *NAMESPACE_CHECKS]
 
 
 # -- JSON --------------------------------------------------------------------------------------------

@@ -1,0 +1,127 @@
+"""The rights that choreo needs: the list is whole, and each of its commands is found when it is missing."""
+
+from __future__ import annotations
+
+import ast
+import re
+import shlex
+from collections.abc import AsyncIterator, Iterator
+from contextlib import asynccontextmanager
+from pathlib import Path
+
+import pytest
+from doctor_kit import verdict
+
+from choreo.broker import broker as broker_module
+from choreo.broker.broker import Broker
+from choreo.broker.rights import FORMS, examine
+from choreo.doctor.verdict import Verdict
+from choreo.wire.topology import Topology
+
+FOLDER = Path(broker_module.__file__).parent
+#: Modules that ask what the doctor wants to know; what they may not ask, they do without.
+CURIOUS = {"checkup.py", "readers.py", "rights.py"}
+#: Modules that start and stop a server of their own.
+ENGINE = {"engine.py", "engine_folder.py"}
+SUBCOMMANDS = {"XGROUP", "XINFO", "SCRIPT"}
+#: Methods that are given a command.
+SENDING = {"call", "read", "execute_command"}
+#: Words in capitals that begin a tuple and are no command.
+WORDS = {"BLOCK"}
+
+
+def of_scripts() -> Iterator[str]:
+    for script in (FOLDER / "scripts").glob("*.lua"):
+        for first, second in re.findall(r"redis\.p?call\('(\w+)'(?:,\s*'(\w+)')?", script.read_text("utf-8")):
+            yield f"{first} {second}" if first in SUBCOMMANDS else first
+
+
+def of_modules() -> Iterator[str]:
+    """Commands are spelled in capitals, at the beginning of a call's arguments or of a tuple or list."""
+    for module in FOLDER.glob("*.py"):
+        if module.name not in CURIOUS | ENGINE:
+            for node in ast.walk(ast.parse(module.read_text("utf-8"))):
+                words: list[ast.expr] = []
+                if isinstance(node, ast.Call) and _name(node.func) in SENDING:
+                    words = node.args
+                elif isinstance(node, ast.Tuple | ast.List):
+                    words = node.elts
+                texts = [each.value if isinstance(each, ast.Constant) else None for each in words]
+                first, second = (*texts, None, None)[:2]
+                if isinstance(first, str) and re.fullmatch("[A-Z]{3,}", first) and first not in WORDS:
+                    yield f"{first} {second}" if first in SUBCOMMANDS else first
+
+
+def _name(function: ast.expr) -> str:
+    return getattr(function, "attr", "") or getattr(function, "id", "")
+
+
+def test_every_command_that_is_used_is_in_the_list() -> None:
+    """What scripts and clients send stands in the list of rights: add there what is missing."""
+    assert {*of_scripts(), *of_modules()} <= set(FORMS)
+
+
+@asynccontextmanager
+async def user(admin: Broker, url: str, topology: Topology, *rules: str) -> AsyncIterator[Broker]:
+    """A broker of a user with these rights."""
+    name = f"{topology.namespace}-user"
+    await admin.connection.call("ACL", "SETUSER", name, "reset", "on", "nopass", *rules)
+    try:
+        async with Broker.open(url.replace("unix://", f"unix://{name}:x@"), topology.keys) as broker:
+            yield broker
+    finally:
+        await admin.connection.call("ACL", "DELUSER", name)
+
+
+@pytest.mark.anyio
+@pytest.mark.parametrize("judged", [True, False], ids=["dry-run", "tried"])
+async def test_each_command_is_missed(
+    real_broker: Broker, server_url: str, topology: Topology, judged: bool
+) -> None:
+    """Whichever command is forbidden, it is named; be it that the server judges, or that it is tried."""
+    everything = ["~*", "&*", "+@all", *([] if judged else ["-acl"])]
+    async with user(real_broker, server_url, topology, *everything) as broker:
+        name = f"{topology.namespace}-user"
+        for command in FORMS:
+            right = command.lower().replace(" ", "|")
+            await real_broker.connection.call("ACL", "SETUSER", name, *everything, f"-{right}")
+            rights = await examine(broker.connection, topology.keys)
+            assert rights.missing == (command,)
+        await real_broker.connection.call("ACL", "SETUSER", name, *everything)
+        rights = await examine(broker.connection, topology.keys)
+        assert rights.missing == rights.keys == ()
+    assert not await real_broker.connection.call("EXISTS", topology.keys.probe(0), topology.keys.probe(1))
+
+
+@pytest.mark.anyio
+async def test_nothing_is_left_behind(broker: Broker, topology: Topology) -> None:
+    """On every store: nothing is missing, and what was tried leaves no key."""
+    rights = await examine(broker.connection, topology.keys)
+    assert rights.missing == rights.keys == ()
+    assert not await broker.connection.call("EXISTS", topology.keys.probe(0))
+
+
+@pytest.mark.anyio
+@pytest.mark.parametrize("judged", [True, False], ids=["dry-run", "tried"])
+async def test_keys_out_of_reach_are_named(
+    real_broker: Broker, server_url: str, topology: Topology, judged: bool
+) -> None:
+    """A user who may do everything, but with other keys only, lacks keys and not commands."""
+    rules = ["~other:*", "+@all", *([] if judged else ["-acl"])]
+    async with user(real_broker, server_url, topology, *rules) as broker:
+        rights = await examine(broker.connection, topology.keys)
+    assert rights.missing == ()
+    assert set(rights.keys) == {topology.keys.meta, topology.keys.probe(0), topology.keys.probe(1)}
+
+
+@pytest.mark.anyio
+async def test_the_remedy_grants_what_is_missing(
+    real_broker: Broker, server_url: str, topology: Topology
+) -> None:
+    """The check names the user and the commands; what it tells to type is enough."""
+    async with user(real_broker, server_url, topology, "~*", "+@all", "-xadd", "-xgroup|setid") as broker:
+        said = await verdict(broker, topology, "rights")
+        assert said.verdict is Verdict.PROBLEM
+        assert "may not send XADD, XGROUP SETID" in said.what
+        await real_broker.connection.call(*shlex.split(said.remedy[0])[1:])
+        assert (await verdict(broker, topology, "rights")).verdict is Verdict.OK
