@@ -50,6 +50,9 @@ _TRANSIENT_CLASSES = (
     exceptions.OutOfMemoryError,
     exceptions.ReadOnlyError,
     exceptions.NoScriptError,
+    exceptions.AskError,  # MOVED as well
+    exceptions.TryAgainError,
+    exceptions.ClusterDownError,  # MASTERDOWN as well
     OSError,
     AttributeError,  # the client leaks it when a connection drops while it is used
 )
@@ -115,9 +118,15 @@ def public_url(url: str) -> str:
     return urlunsplit(parts._replace(netloc=host, query=query))
 
 
+def _text_of(error: BaseException) -> str:
+    """What the server said. The client library leaves out the code of those errors that it knows."""
+    text, code = str(error) or type(error).__name__, str(getattr(error, "status_code", None) or "")
+    return text if text.startswith(code) or code == "ERR" else f"{code} {text}"
+
+
 def translate(error: BaseException) -> Exception:
     """What a client library's error means, as one of choreo's own."""
-    text = str(error) or type(error).__name__
+    text = _text_of(error)
     if isinstance(error, _UNSENDABLE_CLASSES):
         return Unsendable(text)
     word = text.partition(" ")[0]

@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from choreo.broker.connection import Argument, Connection
+from choreo.errors import BrokerUnavailable
 from choreo.wire.keys import Keys
 from choreo.wire.limits import MAX_DUE
 
@@ -31,6 +32,9 @@ class Timers:
         """Move what is due by ``now`` (ms) to the inboxes, each timer once, whoever else does the same.
 
         What cannot be moved stays, and is looked at again by the next call.
+
+        Raises:
+            BrokerUnavailable: if the server cannot serve any partition now.
         """
         keys = self.keys
         calls = [
@@ -38,7 +42,10 @@ class Timers:
             for partition in range(keys.partitions)
         ]
         count, following, obstacles = 0, [], []
-        for answer in await self.connection.run_many("due", calls):
+        answers = await self.connection.run_many("due", calls)
+        if all(isinstance(each, BrokerUnavailable) for each in answers):
+            raise answers[0]
+        for answer in answers:
             if isinstance(answer, Exception):
                 obstacles.append(str(answer))
                 continue

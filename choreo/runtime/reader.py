@@ -61,11 +61,13 @@ class Reader:
             return
         done = False
         try:
-            if self._doubtful:
-                await self._look_back(free, dispatch)
-            elif self._more:
+            if self._doubtful and not await self._look_back(free, dispatch):
+                free = 0
+            # Also then: it is a read that shows whether the server serves.
+            free = min(free, self._slots.free(back=self._back))
+            if free and self._more:
                 await self._read_now(free, dispatch)
-            else:
+            elif free:
                 await self._wait(free, dispatch)
             done = True
         finally:
@@ -132,8 +134,11 @@ class Reader:
         self._order.rotate(-1)
         return list(self._order)
 
-    async def _look_back(self, free: int, dispatch: Dispatch) -> None:
-        """Take in hand what is this worker's by the server's account, and that it knows nothing of."""
+    async def _look_back(self, free: int, dispatch: Dispatch) -> bool:
+        """Take in hand what is this worker's by the server's account, and that it knows nothing of.
+
+        Returns whether that was all of it.
+        """
         async with self._slots.claiming:
             most = self._slots.in_hand + free + 1
             own = await self._broker.leases.own(self._claims.identity, list(self._streams), most)
@@ -144,5 +149,6 @@ class Reader:
                     await self._claims.take_in_hand(Held(stream, self._streams[stream], mine), dispatch)
                     free -= len(mine)
                 if len(unknown) > len(mine):
-                    return
+                    return False
         self._doubtful = False
+        return True

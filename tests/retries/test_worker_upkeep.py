@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 
 import anyio
 import pytest
-from retry_kit import HandClock, Placed, Shipped, Stage, until
+from retry_kit import HandClock, Placed, Reserved, Shipped, Stage, until
 from retry_seat import Seat
 
 from choreo import Choreography, Context, Participant
@@ -326,3 +326,37 @@ async def test_a_worker_that_starts_while_paused(stage: Stage) -> None:
         shop.finish.set()
         await stage.broker.meta.resume("payments")
         await until(lambda: stage.has_ended("s9"), "the sagas to end")
+
+
+# -- keys in the way ---------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("concurrency", [1, 100])
+async def test_a_stream_that_is_none_any_more(
+    real_stage: Stage, caplog: pytest.LogCaptureFixture, concurrency: int
+) -> None:
+    """Somebody put something else in its place: the log names the key, and all other streams are read."""
+    runs: list[str] = []
+    payments = Participant("payments")
+
+    @payments.on(Placed)
+    async def charge(placed: Placed, ctx: Context) -> Shipped:
+        runs.append(ctx.saga_id)
+        return Shipped()
+
+    @payments.on(Reserved)
+    async def note(reserved: Reserved) -> None:
+        runs.append("note")
+
+    stock = real_stage.topology.keys.stream(0, "stock")
+    choreo = Choreography(real_stage.topology, real_stage.broker)
+    async with real_stage.running(real_stage.worker(payments, concurrency=concurrency)):
+        await real_stage.call("SET", stock, "in the way")
+        for number in range(5):
+            await choreo.start(Placed(), saga_id=f"s{number}")
+            await until(lambda saga=f"s{number}": real_stage.has_ended(saga), "the saga to end")  # type: ignore[misc]
+        await until(lambda: any(stock in message for message in caplog.messages), "the log to name the key")
+        await real_stage.call("DEL", stock)
+        await real_stage.call("XADD", stock, "*", "id", "r", "type", "Reserved", "subject", "s9", "data", "{}")
+        await until(lambda: "note" in runs, "the stream to be read again")
+    assert sum(stock in message and "no stream" in message for message in caplog.messages) <= 1
