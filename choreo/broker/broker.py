@@ -7,6 +7,7 @@ from typing import Self
 
 from choreo.broker.clock import ServerClock
 from choreo.broker.connection import Connection
+from choreo.broker.expiry import Expiry
 from choreo.broker.gate import Gate
 from choreo.broker.groups import Groups
 from choreo.broker.leases import Leases
@@ -31,6 +32,7 @@ class Broker:
         self.leases = Leases(connection, keys)
         self.sagas = Sagas(connection, keys)
         self.letters = Letters(connection, keys)
+        self.expiry = Expiry(connection, keys)
         self.timers = Timers(connection, keys)
         self.projections = Projections(connection, keys)
 

@@ -53,6 +53,11 @@ class ServerClock:
         """Milliseconds since the epoch."""
         return int(self._read() * 1000)
 
+    @property
+    def known(self) -> bool:
+        """Whether it shows the server's time, rather than this machine's because it has not seen that yet."""
+        return self._asked is not None
+
     def _read(self) -> float:
         at = self._monotonic()
         shown_at, shown = self._shown

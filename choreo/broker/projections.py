@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TypeAlias
@@ -33,6 +34,8 @@ class Update:
     """The (type, state) under which it was listed before."""
     enter: tuple[str, str]
     """The (type, state) under which it is listed from now on."""
+    due: int | None = None
+    """When its next deadline passes (ms); ``None`` if none is pending."""
 
 
 @dataclass(slots=True)
@@ -92,9 +95,13 @@ class Projections:
             for stream, entries in zip(streams, answers, strict=True)
         }
 
-    async def read(self, positions: Mapping[str, str], count: int, *, wait: bool) -> dict[str, list[Entry]]:
-        """Entries behind ``positions``: at most ``count`` of each stream. ``wait``: up to a second."""
-        block = ("BLOCK", int(BLOCK * 1000)) if wait and self.connection.blocking else ()
+    async def read(self, positions: Mapping[str, str], count: int, *, wait: float) -> dict[str, list[Entry]]:
+        """Entries behind ``positions``: at most ``count`` of each stream.
+
+        Waits up to ``wait`` seconds (at most ``BLOCK``) for some, if the server can.
+        """
+        milliseconds = math.ceil(min(wait, BLOCK) * 1000)
+        block = ("BLOCK", milliseconds) if milliseconds and self.connection.blocking else ()
         read = self.connection.read if block else self.connection.call
         answer = await read("XREAD", "COUNT", count, *block, "STREAMS", *positions, *positions.values())
         return {
@@ -163,7 +170,7 @@ class Projections:
         and to be killed: whoever comes next goes on.
         """
         prefixes = self.keys.view(partition, ""), self.keys.trace(partition, "")
-        names = [self.keys.tracker(partition)]
+        names = [self.keys.tracker(partition), self.keys.deadlines(partition)]
         how = "begin" if begin else "go on"
         while await self.connection.run("wipe", names, [how, *prefixes, _WIPE]) != -1:
             how = "go on"
@@ -172,7 +179,9 @@ class Projections:
 def _write_call(keys: Keys, batch: Batch) -> tuple[list[str], list[Argument]]:
     """Keys and arguments of the script that writes a batch."""
     partition = batch.partition
-    names = [keys.tracker(partition), keys.dead(partition), keys.letters(partition)]
+    names = [
+        keys.tracker(partition), keys.dead(partition), keys.letters(partition), keys.deadlines(partition),
+    ]  # fmt: skip
     checks: list[Argument] = []
     numbers: dict[str, int] = {}
 
@@ -193,7 +202,7 @@ def _write_call(keys: Keys, batch: Batch) -> tuple[list[str], list[Argument]]:
         body += (number(view), number(trace, "list"), update.saga_id, update.view, update.started)
         body.append(number(keys.index(partition, *update.leave), "zset") if update.leave else "")
         body.append(number(keys.index(partition, *update.enter), "zset"))
-        body += (len(update.facts), *update.facts)
+        body += ("" if update.due is None else update.due, len(update.facts), *update.facts)
     body.append(len(batch.letters))
     for letter in batch.letters:
         saga_id = letter.subject

@@ -9,11 +9,12 @@ from rich.console import Console, ConsoleOptions, Group, RenderableType, RenderR
 from rich.text import Text
 
 from choreo.drawing.durations import format_age
-from choreo.drawing.status import format_state, what_went_wrong
+from choreo.drawing.status import format_deadline, format_state, what_went_wrong
 from choreo.drawing.text import clean
 from choreo.model.facts import View
 
-_HEADINGS = ("STATUS", "SAGA", "TYPE", "STARTED", "LAST", "WHAT WENT WRONG")
+_HEADINGS = ("STATUS", "SAGA", "TYPE", "STARTED", "DEADLINE", "LAST", "WHAT WENT WRONG")
+_DEADLINE = _HEADINGS.index("DEADLINE")
 _GAP = "  "
 #: Columns that the last two cells of a row have at least; on a narrow terminal the line is wrapped.
 _LEAST = 12
@@ -48,6 +49,8 @@ def format_sagas(views: Sequence[View], *, now: int, limit: int) -> RenderableTy
     """A table of sagas in the order given; ``now`` is in milliseconds since the epoch."""
     rows = [[Text(heading, style="bright_black") for heading in _HEADINGS]]
     rows += [_row(view, now) for view in views]
+    if all(view.deadline is None for view in views):
+        rows = [row[:_DEADLINE] + row[_DEADLINE + 1 :] for row in rows]
     if len(views) < limit:
         return Rows(rows)
     more = Text(f"These are the newest {limit}; --limit shows more.", style="bright_black")
@@ -60,6 +63,7 @@ def _row(view: View, now: int) -> list[Text]:
         Text(clean(view.id), style="bold"),
         Text(clean(view.type) or "?"),
         Text(format_age(now - view.started)),
+        Text(format_deadline(view, now)),
         Text(clean(view.current)),
         Text(what_went_wrong(view), style="red"),
     ]

@@ -43,6 +43,13 @@ def format_took(view: View, now: int) -> str:
     return f"for {format_duration(now - view.started)}"
 
 
+def format_deadline(view: View, now: int) -> str:
+    """When the saga's next deadline passes: ``in 30.0 s``, or ``overdue``; empty if none is pending."""
+    if view.deadline is None:
+        return ""
+    return f"in {format_duration(view.deadline - now)}" if view.deadline > now else "overdue"
+
+
 def format_end(view: View, now: int) -> Text:
     """Where a saga stands, in one line: ``✓ completed in 42 ms``, and why if it did not complete."""
     text = Text.assemble(format_state(view.status), f" {format_took(view, now)}")

@@ -22,7 +22,7 @@ from rich.console import Console, ConsoleOptions, Group, RenderableType, RenderR
 from rich.text import Text
 
 from choreo.drawing.durations import format_duration
-from choreo.drawing.status import LOOKS, format_state, format_time, format_took
+from choreo.drawing.status import LOOKS, format_deadline, format_state, format_time, format_took
 from choreo.drawing.text import clean, clean_lines, count, listed
 from choreo.model.facts import Kind, View
 from choreo.model.saga import State
@@ -129,6 +129,7 @@ def format_header(view: View, now: int) -> Iterator[Text]:
     yield Text.assemble(
         format_state(view.status), f" {format_took(view, now)}",
         (f"   started {format_time(view.started)}", _DIM),
+        (f"   deadline {format_deadline(view, now)}" if view.deadline else "", _DIM),
     )  # fmt: skip
     if view.reason:
         yield Text.assemble(("  because ", _DIM), (clean(view.reason), LOOKS[view.status][1]))

@@ -92,7 +92,8 @@ class Fact(msgspec.Struct, frozen=True, array_like=True, omit_defaults=True):
     back: bool = False
     """Whether it is an event of the way back."""
     note: str = ""
-    """For people: a reason, an error, an operator's words, what a join waits for or what was withheld."""
+    """For people: a reason, an error, an operator's words, what a join waits for, what was withheld, or
+    which deadline passed."""
     detail: str = ""
     """More for people: a traceback, a dead letter's reason code, who the operator was."""
     asks: tuple[str, ...] = ()
@@ -135,6 +136,8 @@ class View(msgspec.Struct, frozen=True, omit_defaults=True):
     updated: int = 0
     completed: int | None = None
     """When the saga ended, however it ended."""
+    deadline: int | None = None
+    """When the next of its deadlines passes, while it runs."""
     events: int = 0
     """How many events were published."""
     done: dict[str, int] = {}
@@ -313,6 +316,8 @@ def _error(fact: Fact) -> LastError:
 
 
 def _reason(fact: Fact) -> str:
+    if fact.kind is Kind.EVENT and fact.note:
+        return fact.note
     if fact.kind is Kind.EVENT:
         return f"{fact.type} from {fact.handler}" if fact.handler else fact.type
     if fact.kind is Kind.ORDERED:

@@ -26,7 +26,8 @@ TRANSITIONS: dict[State, dict[State, str]] = {
     State.RUNNING: {
         State.COMPLETED: "an event of completes_with is emitted",
         State.COMPENSATING: (
-            "an event of aborts_with is emitted, a step aborts or fails for good, an operator says so"
+            "an event of aborts_with is emitted, a step aborts or fails for good, a deadline passes,"
+            " an operator says so"
         ),
     },
     State.COMPENSATING: {

@@ -3,16 +3,19 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from functools import partial
 
 import anyio
 from anyio.abc import TaskStatus
 
 from choreo.broker.broker import Broker
+from choreo.broker.clock import Clock
+from choreo.broker.connection import BLOCK
 from choreo.broker.patience import Patience
 from choreo.broker.projections import Entry, Progress
 from choreo.errors import BrokerError, BrokerRefused, BrokerUnavailable
+from choreo.tracker.deadlines import Watch
 from choreo.tracker.projection import Projector
 from choreo.wire.keys import TRACKER_GROUP
 from choreo.wire.topology import Topology
@@ -41,12 +44,16 @@ class Tracker:
     So a tracker that is killed, paused or run twice neither misses nor doubles anything.
     """
 
-    def __init__(self, topology: Topology, broker: Broker) -> None:
+    def __init__(self, topology: Topology, broker: Broker, clock: Clock | None = None) -> None:
         self._topology = topology
         self._broker = broker
         self._projectors = [Projector(topology, partition) for partition in range(topology.partitions)]
         self._count = max(_LEAST, _ENTRIES // sum(len(each.streams) for each in self._projectors))
         self._progress: dict[int, Progress] = {}
+        #: Partitions of which the last read left nothing unread.
+        self._followed: set[int] = set()
+        self._clock = clock or broker.clock
+        self._watch = Watch(topology, broker, self._clock)
         self._aside: dict[int, float] = {}
         self._verified = 0.0
         self._obstacle: BrokerRefused | None = None
@@ -70,7 +77,7 @@ class Tracker:
         while not self._stopping.is_set():
             await self._broker.clock.refresh()
             try:
-                projected = await self._step(wait=True)
+                projected = await self._step(wait=True) + await self.expire()
             except BrokerError as error:
                 await self._pause(error)
             else:
@@ -127,6 +134,35 @@ class Tracker:
             raise self._obstacle
         return projected
 
+    async def expire(self) -> int:
+        """Let deadlines that have passed pass, as many as may at once, where all that is there was projected.
+
+        Returns:
+            How many sagas have timed out. :meth:`run` does this, too.
+
+        Raises:
+            BrokerUnavailable: if the server cannot serve.
+        """
+        fired = 0
+        overtaken: list[Projector] = []
+        if self._clock is self._broker.clock and not self._broker.clock.known:
+            return 0
+        for projector in self._projectors:
+            progress = self._progress.get(projector.partition)
+            if progress is None or projector.partition not in self._followed:
+                continue
+            try:
+                count = await self._watch.expire(projector, progress.version)
+            except BrokerRefused as error:
+                self._set_aside(projector, error)
+                continue
+            if count is None:
+                overtaken.append(projector)
+            fired += count or 0
+        if overtaken:
+            await self._stand_by(overtaken)
+        return fired
+
     async def _pause(self, error: BrokerError) -> None:
         if not isinstance(error, BrokerUnavailable):
             logger.error("tracker: %s", error)
@@ -137,6 +173,8 @@ class Tracker:
     def _lose_track(self, projector: Projector) -> None:
         projector.forget()
         self._progress.pop(projector.partition, None)
+        self._followed.discard(projector.partition)
+        self._watch.forget(projector.partition)
 
     async def _step(self, *, wait: bool) -> int:
         """Read once behind every position and project what came. Returns how many entries that were."""
@@ -144,9 +182,10 @@ class Tracker:
         if not self._progress:
             await anyio.sleep(_POLL)
             return 0
-        read = await self._read(wait)
+        read = await self._read(self._longest_wait() if wait else 0.0)
         overtaken = []
         for projector in self._projectors:
+            self._note_followed(projector, read)
             mine = {stream: read[stream] for stream in projector.streams if read.get(stream)}
             try:
                 if mine and not await self._project(projector, mine):
@@ -158,6 +197,17 @@ class Tracker:
         if not read and anyio.current_time() > self._verified + _VERIFY:
             await self._verify()
         return sum(map(len, read.values()))
+
+    def _longest_wait(self) -> float:
+        """Seconds to wait for entries: until the next deadline passes, or not at all if none is known yet."""
+        waits = [self._watch.pause(each) if each in self._followed else 0.0 for each in self._progress]
+        return min(waits, default=BLOCK)
+
+    def _note_followed(self, projector: Projector, read: Mapping[str, Sequence[Entry]]) -> None:
+        if any(len(read.get(stream, ())) >= self._count for stream in projector.streams):
+            self._followed.discard(projector.partition)
+        elif projector.partition in self._progress:
+            self._followed.add(projector.partition)
 
     async def _find_progress(self) -> None:
         for projector in self._projectors:
@@ -188,7 +238,7 @@ class Tracker:
             if known is not None and await self._look_up(projector) != known:
                 self._lose_track(projector)
 
-    async def _read(self, wait: bool) -> dict[str, list[Entry]]:
+    async def _read(self, wait: float) -> dict[str, list[Entry]]:
         flat = {
             stream: position
             for progress in self._progress.values()
@@ -206,7 +256,7 @@ class Tracker:
             progress = self._progress.get(projector.partition)
             if progress is not None:
                 try:
-                    found |= await self._broker.projections.read(progress.positions, self._count, wait=False)
+                    found |= await self._broker.projections.read(progress.positions, self._count, wait=0)
                 except BrokerRefused as error:
                     self._set_aside(projector, error)
         return found
@@ -220,6 +270,7 @@ class Tracker:
             return False
         progress.version = version
         progress.positions.update(batch.after)
+        self._watch.learn(batch)
         return True
 
     def _set_aside(self, projector: Projector, error: BrokerRefused) -> None:

@@ -10,7 +10,8 @@ import msgspec
 
 from choreo.broker.gate import Letter
 from choreo.broker.projections import Batch, Entry, Update
-from choreo.model.facts import Fact, View, add, decode_fact, encode_fact, encode_view, project
+from choreo.model.deadlines import Due, next_due
+from choreo.model.facts import Fact, Kind, View, add, decode_fact, encode_fact, encode_view, project
 from choreo.wire.envelope import Malformed, derive_id
 from choreo.wire.facts import Place, of_event, of_journal, of_malformed
 from choreo.wire.limits import MAX_ERROR_CHARACTERS, MAX_NAME_CHARACTERS
@@ -31,6 +32,17 @@ class _Timeline:
 
     facts: dict[str, Fact] = field(default_factory=dict)
     listed: tuple[str, str] | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Pending:
+    """What is known of the next deadline of a saga."""
+
+    saga_type: str
+    due: Due | None
+    """``None`` if none is pending."""
+    fresh: bool
+    """Whether no participant is known to have handled the saga."""
 
 
 class Projector:
@@ -106,10 +118,33 @@ class Projector:
         self._cached += len(timeline.facts) - before
         if not new:
             return None
-        view = project(saga_id, timeline.facts)
+        view, _ = self._view(saga_id, timeline)
         leave, timeline.listed = timeline.listed, _listed(view)
         packed = [encode_fact(fact) for fact in new]
-        return Update(saga_id, encode_view(view), packed, view.started, leave, timeline.listed)
+        return Update(
+            saga_id, encode_view(view), packed, view.started, leave, timeline.listed, view.deadline
+        )  # fmt: skip
+
+    def _view(self, saga_id: str, timeline: _Timeline) -> tuple[View, Due | None]:
+        view = project(saga_id, timeline.facts)
+        saga = self._topology.sagas.get(view.type)
+        due = next_due(view, timeline.facts.values(), saga.deadlines) if saga else None
+        return (msgspec.structs.replace(view, deadline=due.at) if due else view), due
+
+    async def pending(self, saga_ids: Sequence[str], load: Load) -> dict[str, Pending]:
+        """What is known of the next deadline of each saga."""
+        await self._fetch(saga_ids, load)
+        found = {}
+        for saga_id in saga_ids:
+            timeline = self._timelines[saga_id]
+            if not timeline.facts:
+                found[saga_id] = Pending("", None, fresh=False)
+                continue
+            view, due = self._view(saga_id, timeline)
+            handled = any(fact.kind is not Kind.EVENT or fact.step for fact in timeline.facts.values())
+            found[saga_id] = Pending(view.type, due, fresh=not handled)
+        self._trim()
+        return found
 
     def _trim(self) -> None:
         while self._cached > _CACHED_FACTS and len(self._timelines) > 1:

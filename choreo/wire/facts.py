@@ -5,7 +5,11 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import NamedTuple
 
+import msgspec
+
 from choreo.errors import InvalidSagaId
+from choreo.model.deadlines import describe
+from choreo.model.event import SagaTimedOut, type_name
 from choreo.model.facts import Fact, Kind
 from choreo.model.saga import State
 from choreo.wire.envelope import BACK, Envelope, Malformed, Reason, check_data, number, parse
@@ -80,7 +84,19 @@ def _event_fact(topology: Topology, envelope: Envelope) -> Fact:
         back=envelope.phase == BACK,
         asks=envelope.asks,
         ledger=tuple(envelope.ledger.split()),
+        note=_timed_out(envelope.data) if envelope.type == _TIMED_OUT else "",
     )
+
+
+_TIMED_OUT = type_name(SagaTimedOut)
+_decode_timed_out = msgspec.json.Decoder(SagaTimedOut).decode
+
+
+def _timed_out(data: bytes) -> str:
+    try:
+        return describe(_decode_timed_out(data))
+    except msgspec.MsgspecError:  # any program can write into any stream
+        return ""
 
 
 def of_journal(topology: Topology, partition: int, entry: Mapping[bytes, bytes]) -> tuple[str, Fact]:

@@ -18,6 +18,7 @@ key                            type    what it holds, and for how long
 ``{ns:p}:view:<id>``           string  the tracker's projection (JSON); can be rebuilt
 ``{ns:p}:trace:<id>``          list    the tracker's facts of the saga (msgpack); can be rebuilt
 ``{ns:p}:index:<type>:<state>`` zset   saga id by start time (ms), for listing; can be rebuilt
+``{ns:p}:deadlines``           zset    saga id by when its next deadline passes (ms); can be rebuilt
 ``{ns:p}:tracker``             hash    how far the tracker has read each stream
 ``ns:meta``                    hash    layout version, partitions
 ``ns:contracts``               hash    participant -> its contract (JSON), as its workers last said
@@ -114,6 +115,9 @@ class Keys:
     def probe(self, partition: int) -> str:
         """A key that is never kept: with it is asked what a user may do with the keys of a partition."""
         return f"{self._tags[partition]}:probe"
+
+    def deadlines(self, partition: int) -> str:
+        return f"{self._tags[partition]}:deadlines"
 
     def tracker(self, partition: int) -> str:
         return f"{self._tags[partition]}:tracker"

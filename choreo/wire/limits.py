@@ -29,6 +29,8 @@ MAX_DELIVERIES = 5
 MAX_BLOCKED_LEASES = 6
 #: Timers of one partition that one script moves at most.
 MAX_DUE = 100
+#: Entries that the tracker may have left unread in a stream when a deadline is to pass.
+MAX_UNREAD = 200
 #: Days of a deadline.
 MAX_DEADLINE_DAYS = 3_650
 #: Partitions of a namespace.

@@ -39,6 +39,21 @@ def test_one_line_for_each_saga() -> None:
     ]
 
 
+def test_deadlines_have_a_column_of_their_own() -> None:
+    """Where a saga has one; it says when it passes, or that it has."""
+    views = [
+        View("order-2", "order", started=NOW - 500, deadline=NOW + 29_500, current="Placed"),
+        View("order-1", "order", started=NOW - 40_000, deadline=NOW - 1, current="Placed"),
+        View("order-0", "order", State.COMPLETED, "Shipped", NOW - 61_000),
+    ]
+    assert draw(format_sagas(views, now=NOW, limit=50), 120).split("\n")[:4] == [
+        "STATUS       SAGA     TYPE   STARTED         DEADLINE   LAST     WHAT WENT WRONG",
+        "▶ running    order-2  order  just now        in 29.5 s  Placed",
+        "▶ running    order-1  order  40.0 s ago      overdue    Placed",
+        "✓ completed  order-0  order  1 min 01 s ago             Shipped",
+    ]
+
+
 @pytest.mark.parametrize("width", [80, 100, 120])
 def test_ids_are_never_cut(width: int) -> None:
     """On a narrow terminal the last two columns are cut; an id that one wants to copy is whole."""

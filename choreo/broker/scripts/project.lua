@@ -2,11 +2,13 @@
 --
 -- Write what the tracker made of a batch of entries of one partition, all or nothing.
 --
--- KEYS  1 progress (hash), 2 dead letters, 3 their states, then: streams read; views, traces, indexes
+-- KEYS  1 progress (hash), 2 dead letters, 3 their states, 4 deadlines, then: streams read; views, traces,
+--       indexes
 -- ARGV  1 group, 2 version, 3 how many lists and indexes, each: key number, type that it must have;
 --       how many streams, each: key number, position to be at;
 --       how many sagas, each: view key number, trace key number, id, view, start time,
---         index to leave ('' none), index to be in, how many facts, the facts;
+--         index to leave ('' none), index to be in, next deadline (ms; '' none),
+--         how many facts, the facts;
 --       how many letters, each: id, number of its saga's record ('' none), how many fields, the fields
 -- Returns the new version; -1 when somebody else has written since the caller learnt the version, or
 -- the views are being rebuilt: then nothing is written, and the caller must look again where to go on;
@@ -24,6 +26,7 @@ local function obstacle()
   if misfit(KEYS[1], 'hash') then return KEYS[1] end
   if misfit(KEYS[2], 'stream') then return KEYS[2] end
   if misfit(KEYS[3], 'hash') then return KEYS[3] end
+  if misfit(KEYS[4], 'zset') then return KEYS[4] end
   for _ = 1, tonumber(take()) do
     local key, wanted = take_key(), take()
     if misfit(key, wanted) then return key end
@@ -46,6 +49,8 @@ local function write_saga()
   redis.call('HSET', KEYS[1], 'index:' .. enter, '1')
   if leave ~= '' and KEYS[tonumber(leave)] ~= enter then redis.call('ZREM', KEYS[tonumber(leave)], id) end
   redis.call('SET', view, packed)
+  local due = take()
+  if due == '' then redis.call('ZREM', KEYS[4], id) else redis.call('ZADD', KEYS[4], due, id) end
   remember(trace, tonumber(take()))
 end
 

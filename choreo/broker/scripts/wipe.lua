@@ -1,6 +1,6 @@
 -- Delete a chunk of the tracker's projections of one partition, so that they are built anew.
 --
--- KEYS  1 progress (hash)
+-- KEYS  1 progress (hash), 2 deadlines
 -- ARGV  1 'begin' or 'go on', 2 prefix of views, 3 prefix of traces, 4 how many sagas at most
 -- Returns how many sagas went; -1 when nothing is left (or somebody else has finished the work), which
 -- sets the tracker back to the beginning of every stream.
@@ -22,6 +22,7 @@ for _, field in ipairs(redis.call('HKEYS', KEYS[1])) do
   end
 end
 -- The version stays and grows, so that a tracker which slept through all of this is behind as well.
+redis.call('UNLINK', KEYS[2])
 local version = redis.call('HINCRBY', KEYS[1], 'version', 1)
 redis.call('DEL', KEYS[1])
 redis.call('HSET', KEYS[1], 'version', version)
