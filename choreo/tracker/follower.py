@@ -52,6 +52,8 @@ class Tracker:
         self._progress: dict[int, Progress] = {}
         #: Partitions of which the last read left nothing unread.
         self._followed: set[int] = set()
+        #: The partition whose turn it is to time out.
+        self._turn = 0
         self._clock = clock or broker.clock
         self._watch = Watch(topology, broker, self._clock)
         self._aside: dict[int, float] = {}
@@ -135,7 +137,9 @@ class Tracker:
         return projected
 
     async def expire(self) -> int:
-        """Let deadlines that have passed pass, as many as may at once, where all that is there was projected.
+        """Let deadlines that have passed pass: of one partition, and where all that is there was projected.
+
+        Of several partitions in which some have passed, each has its turn.
 
         Returns:
             How many sagas have timed out. :meth:`run` does this, too.
@@ -143,25 +147,24 @@ class Tracker:
         Raises:
             BrokerUnavailable: if the server cannot serve.
         """
-        fired = 0
-        overtaken: list[Projector] = []
         if self._clock is self._broker.clock and not self._broker.clock.known:
             return 0
-        for projector in self._projectors:
-            progress = self._progress.get(projector.partition)
-            if progress is None or projector.partition not in self._followed:
+        for _ in self._projectors:
+            projector = self._projectors[self._turn]
+            self._turn = (self._turn + 1) % len(self._projectors)
+            if projector.partition not in self._followed:
                 continue
             try:
-                count = await self._watch.expire(projector, progress.version)
+                fired = await self._watch.expire(projector, self._progress[projector.partition].version)
             except BrokerRefused as error:
                 self._set_aside(projector, error)
                 continue
-            if count is None:
-                overtaken.append(projector)
-            fired += count or 0
-        if overtaken:
-            await self._stand_by(overtaken)
-        return fired
+            if fired is None:
+                await self._stand_by([projector])
+            if fired:
+                # What is published meanwhile is read before more sagas time out.
+                return fired
+        return 0
 
     async def _pause(self, error: BrokerError) -> None:
         if not isinstance(error, BrokerUnavailable):

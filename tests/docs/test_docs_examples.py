@@ -75,6 +75,12 @@ def test_a_page_about_a_running_shop_is_right(tmp_path: Path, name: str) -> None
         reader.follow(page(f"docs/{name}"))
 
 
+def test_deadlines_pass_as_the_page_says(tmp_path: Path) -> None:
+    """The files and commands of the page about deadlines, from an empty folder."""
+    with terminal(tmp_path) as reader:
+        reader.follow(page("docs/how-to/use-deadlines.md"))
+
+
 def test_stuck_sagas_are_found_as_the_page_says(tmp_path: Path) -> None:
     """The page about stuck sagas, with a server where nothing runs but what the page starts."""
     with served_shop(tmp_path) as reader:
