@@ -304,7 +304,10 @@ def _plain(client: Client) -> Client:
     """A client on the same connections that hands out answers as they came.
 
     The client library parses the answers of many commands into shapes that differ between its versions.
+    What is no client of that library (a store in memory) is taken as it is.
     """
+    if not hasattr(client, "connection_pool"):
+        return client
     plain = Redis(connection_pool=client.connection_pool)
     plain.response_callbacks = {}
     return plain

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import inspect
 import sys
 from collections.abc import Callable, Mapping
@@ -18,6 +19,8 @@ from choreo.model.policy import OnFailure, Policy, Retry, make_policy
 F = TypeVar("F", bound=Callable[..., Any])
 U = TypeVar("U", bound=Callable[..., Any])
 Lifespan = Callable[[], AbstractAsyncContextManager[Any]]
+#: Makes another handler for a step, or for its undo.
+Wrap = Callable[["Step[Any]", "Step[Any] | Undo"], Callable[..., Any]]
 
 
 class Undo:
@@ -288,6 +291,29 @@ class Participant:
 
     def __repr__(self) -> str:
         return f"<Participant {self.name}: {', '.join(step.name for step in self.steps)}>"
+
+
+def wrapped(participant: Participant, wrap: Wrap) -> Participant:
+    """A copy of a participant whose handlers are coroutine functions of somebody else's making.
+
+    ``wrap`` is called with a step and with the handler in question (the step itself, or its undo). What it
+    returns is called with what the handler gets, the context always last; ``functools.wraps`` keeps the
+    handler's name and place in messages.
+    """
+    clone = copy.copy(participant)
+    steps = {step: _wrapped_step(step, wrap) for step in participant.steps}
+    clone._by_type = {event: steps[step] for event, step in participant._by_type.items()}
+    return clone
+
+
+def _wrapped_step(original: Step[Any], wrap: Wrap) -> Step[Any]:
+    step = copy.copy(original)
+    step.compensation = copy.copy(original.compensation)
+    handlers: list[Step[Any] | Undo] = [step, *([step.compensation] if step.compensation else [])]
+    for handler in handlers:
+        handler.function = wrap(original, handler)
+        handler.is_async = handler.takes_context = True
+    return step
 
 
 def _return_hint(function: Handler, hints: Mapping[str, Any]) -> Any:
