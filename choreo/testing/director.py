@@ -89,7 +89,7 @@ class Director:
     def _due_in_store(self) -> Iterator[float]:
         stage, keys = self.stage, self.stage.topology.keys
         for partition in range(keys.partitions):
-            for key in (keys.timers(partition),):
+            for key in (keys.timers(partition), keys.deadlines(partition)):
                 first = stage.store.execute(["ZRANGE", key, 0, 0, "WITHSCORES"])
                 if first:
                     yield stage.world.seconds_until(int(float(first[1])))

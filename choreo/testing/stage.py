@@ -83,6 +83,11 @@ class VirtualClock(ServerClock):
         """Milliseconds since the epoch."""
         return self._world.clock()
 
+    @property
+    def known(self) -> bool:
+        """Always: there is no other time."""
+        return True
+
     async def refresh(self) -> None:
         """Nothing: it is right."""
 
