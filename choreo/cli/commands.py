@@ -20,13 +20,31 @@ as_json = click.option("--json", "as_json", is_flag=True, help="Print JSON of a 
 
 def add_commands(group: click.Group) -> None:
     """Add every command to ``group``, in the order in which the help lists them."""
-    for command in (dev, run, start, sagas, trace, compensate, tracker, check, graph, doctor):
+    for command in (init, dev, run, start, sagas, trace, compensate, tracker, check, graph, doctor):
         group.add_command(command)
 
 
 def _need_subcommand(context: click.Context, usage: str) -> None:
     if context.invoked_subcommand is None:
         raise click.UsageError(f"something is missing: {usage}")
+
+
+# -- beginning ---------------------------------------------------------------------------------------
+
+
+@click.command()
+@click.argument("folder", type=click.Path(), default=".")
+@click.option("--template", metavar="NAME", default=None, help="Which project to write.")
+@click.option("--list", "list_them", is_flag=True, help="Show the templates that there are.")
+def init(folder: str, template: str | None, list_them: bool) -> int:
+    """Write a new project into an empty folder.
+
+    It works as it is: contracts, participants, streams.yaml, tests and a README. Without a template it
+    is a small shop. Nothing that is in the folder is touched.
+    """
+    from choreo.cli import beginning
+
+    return beginning.list_templates() if list_them else beginning.init(folder, template)
 
 
 # -- running -----------------------------------------------------------------------------------------
