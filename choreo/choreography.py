@@ -18,10 +18,14 @@ from choreo.broker.clock import Clock
 from choreo.errors import BrokerUnavailable, ConfigurationError, SagaNotFound, UnroutableEvent, WaitTimeout
 from choreo.model.event import Event, type_name
 from choreo.model.facts import View
+from choreo.model.policy import seconds_of
 from choreo.model.saga import State
-from choreo.model.trace import Listeners, Trace, build_trace
+from choreo.model.trace import Trace, build_trace
+from choreo.model.waits import Listeners, Stuck
 from choreo.operations import Operations, persist, user
 from choreo.tracker.queries import FOREVER, Queries
+from choreo.tracker.readings import look_up
+from choreo.tracker.stuck import find_stuck
 from choreo.wire.cards import decode_card
 from choreo.wire.envelope import Envelope, derive_id, encode_data
 from choreo.wire.keys import check_saga_id
@@ -165,7 +169,11 @@ class Choreography(Operations):
             SagaNotFound: if the tracker has not seen it.
         """
         view = await self.view(saga_id)
-        return build_trace(view, await self._queries.facts(saga_id), await self.listeners())
+        trace = build_trace(view, await self._queries.facts(saga_id), await self.listeners())
+        if not view.status.ended:
+            waits = [(saga_id, each) for each in trace.awaits]
+            await look_up(self.topology, self.broker, waits, self.clock())
+        return trace
 
     async def listeners(self) -> Listeners:
         """Event type -> the (participant, step) that react to it, as workers have said."""
@@ -195,6 +203,21 @@ class Choreography(Operations):
         return await self._queries.views(
             saga_type=saga_type, states=wanted, since=since, until=until, limit=limit
         )
+
+    async def stuck(
+        self, *, longest: float | timedelta = 60.0, saga_type: str | None = None, limit: int = 50
+    ) -> list[Stuck]:
+        """Sagas that have not moved for longer than they should, and what they wait for.
+
+        That are open sagas to which nothing has happened for ``longest`` (seconds), unless they wait for
+        something that is due later, as planned; failed ones; and those whose step is left to an operator.
+        What has waited longest comes first. Looks at the ten thousand oldest open sagas.
+        """
+        await self.broker.clock.refresh()
+        return await find_stuck(
+            self._queries, await self.listeners(), self.clock(),
+            longest=round(seconds_of(longest) * 1000), saga_type=saga_type, limit=limit,
+        )  # fmt: skip
 
     async def compensate(self, saga_id: str, *, note: str = "", who: str | None = None) -> State:
         """Unwind a running saga. Returns its state right after: ``compensating``, or ``compensated``

@@ -22,8 +22,9 @@ from choreo.model.facts import View  # noqa: E402 - the project need not be inst
 from choreo.model.letters import DeadLetter  # noqa: E402
 from choreo.model.saga import TRANSITIONS, State  # noqa: E402
 from choreo.model.trace import Trace  # noqa: E402
+from choreo.model.waits import Stuck  # noqa: E402
 
-SCHEMAS = {"view": View, "trace": Trace, "letter": DeadLetter}
+SCHEMAS = {"view": View, "trace": Trace, "letter": DeadLetter, "stuck": Stuck}
 DIAGRAM_PAGE = DOCS / "explanation" / "undo.md"
 DIAGRAM_BEGIN = "<!-- states: written by docs/generate.py -->"
 DIAGRAM_END = "<!-- end of states -->"

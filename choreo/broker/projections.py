@@ -163,6 +163,23 @@ class Projections:
             found.update((int(float(score)), saga_id.decode()) for saga_id, score in scores.items())
         return sorted(found, key=lambda item: (-item[0], item[1]))[:limit]
 
+    async def oldest(self, types: Sequence[str], states: Sequence[State], limit: int) -> list[str]:
+        """The ids of the sagas of these types and states that began first, the oldest first.
+
+        At most ``limit``; of each partition, type and state only its share of that, or a hundred.
+        """
+        share = max(100, limit // self.keys.partitions)
+        commands = [
+            ("ZRANGE", self.keys.index(partition, saga_type, state), 0, share - 1, "WITHSCORES")
+            for partition in range(self.keys.partitions) for saga_type in types for state in states
+        ]  # fmt: skip
+        found: set[tuple[int, str]] = set()
+        for answer in await self.connection.call_many(commands):
+            if isinstance(answer, Exception):
+                raise answer
+            found.update((int(float(score)), name.decode()) for name, score in fields_of(answer).items())
+        return [saga_id for _, saga_id in sorted(found)[:limit]]
+
     async def wipe(self, partition: int, *, begin: bool) -> None:
         """Delete every projection of a partition and go back to the beginning of its streams.
 

@@ -111,15 +111,14 @@ class Readers:
         return {name: _stream(info, found.get(name, {})) for name, info in there.items()}
 
     async def pending(
-        self, wanted: Sequence[tuple[str, str]], *, start: str = "-", end: str = "+", idle: int = 0,
-        count: int = 1,
-    ) -> list[list[Pending]]:  # fmt: skip
-        """For each (stream, group): entries in workers' hands whose lease was not renewed for ``idle`` ms.
+        self, wanted: Sequence[tuple[str, str, str, str]], *, idle: int = 0, count: int
+    ) -> list[list[Pending]]:
+        """For each (stream, group, first id, last id): entries between them that are in workers' hands.
 
-        At most ``count`` each, the oldest first, with ids from ``start`` to ``end``.
+        Only those whose lease was not renewed for ``idle`` ms; at most ``count`` each, the oldest first.
         """
         answers = await self.ask(
-            [("XPENDING", stream, group, "IDLE", idle, start, end, count) for stream, group in wanted]
+            [("XPENDING", stream, group, "IDLE", idle, *window, count) for stream, group, *window in wanted]
         )
         return [
             [Pending(_text(row[0]), _text(row[1]), int(row[2]), int(row[3])) for row in answer or ()]

@@ -173,15 +173,31 @@ def start(settings: Settings, event_type: str, as_json: bool, **given: Any) -> i
 )  # fmt: skip
 @click.option("--since", type=parse_duration, metavar="TIME", help="Only sagas begun in the last 30m, 1h ...")
 @click.option("--limit", type=click.IntRange(1, 100_000), default=50, show_default=True)
+@click.option("--stuck", is_flag=True, help="Only sagas that do not move, and what they wait for.")
+@click.option(
+    "--for", "longest", type=parse_duration, metavar="TIME",
+    help="With --stuck: how long nothing may happen to a saga.  [default: 1m]",
+)  # fmt: skip
 @as_json
 @shared_options
 def sagas(
     settings: Settings, saga_type: str | None, states: tuple[str, ...], since: float | None, limit: int,
-    as_json: bool,
+    stuck: bool, longest: float | None, as_json: bool,
 ) -> int:  # fmt: skip
-    """List sagas, the newest first."""
+    """List sagas, the newest first.
+
+    With --stuck: sagas that have not moved for longer than they should, with what they wait for and whether
+    anybody is about to handle it. Exit code 1 if there is one.
+    """
+    if stuck and (states or since is not None):
+        raise click.UsageError("--stuck looks at every open saga; leave out --status and --since")
+    if longest is not None and not stuck:
+        raise click.UsageError("--for says how long sagas may stand still; give --stuck, too")
     from choreo.cli import looking
 
+    if stuck:
+        seconds = 60.0 if longest is None else longest
+        return looking.list_stuck(settings, saga_type, seconds, limit, as_json=as_json)
     wanted = looking.Wanted(saga_type, states, since, limit)
     return looking.list_sagas(settings, wanted, as_json=as_json)
 

@@ -13,7 +13,7 @@ from rich.live import Live
 from choreo.choreography import Choreography
 from choreo.cli import failures
 from choreo.cli.output import console_for, remark, show, show_json
-from choreo.cli.sagas_format import format_sagas
+from choreo.cli.sagas_format import format_sagas, format_stuck
 from choreo.cli.session import open_choreography, run_async
 from choreo.cli.settings import Settings
 from choreo.drawing.trace_format import format_trace
@@ -47,11 +47,7 @@ async def _list_sagas(settings: Settings, wanted: Wanted, as_json: bool) -> int:
     async with open_choreography(settings) as choreo:
         now = choreo.clock()
         since = 0 if wanted.since is None else max(0, now - round(wanted.since * 1000))
-        types = choreo.topology.sagas
-        if wanted.saga_type is not None and wanted.saga_type not in types:
-            raise click.UsageError(
-                f"{wanted.saga_type!r} is no type of saga; there are {', '.join(types) or 'none'}"
-            )
+        _check_type(choreo, wanted.saga_type)
         views = await choreo.sagas(
             saga_type=wanted.saga_type, states=wanted.states, since=since, limit=wanted.limit
         )
@@ -62,6 +58,35 @@ async def _list_sagas(settings: Settings, wanted: Wanted, as_json: bool) -> int:
     else:
         remark("No such saga. `choreo start TYPE` begins one; a tracker must run for it to be seen here.")
     return failures.FINE
+
+
+def list_stuck(
+    settings: Settings, saga_type: str | None, longest: float, limit: int, *, as_json: bool
+) -> int:
+    """`choreo sagas --stuck`. ``longest`` is in seconds."""
+    return run_async(_list_stuck, settings, saga_type, longest, limit, as_json)
+
+
+async def _list_stuck(
+    settings: Settings, saga_type: str | None, longest: float, limit: int, as_json: bool
+) -> int:
+    async with open_choreography(settings) as choreo:
+        _check_type(choreo, saga_type)
+        found = await choreo.stuck(longest=longest, saga_type=saga_type, limit=limit)
+        now = choreo.broker.clock()
+    if as_json:
+        show_json(found)
+    elif found:
+        show(format_stuck(found, now=now, limit=limit))
+    else:
+        remark("No saga is stuck, as far as the tracker has seen.")
+    return failures.BAD_NEWS if found else failures.FINE
+
+
+def _check_type(choreo: Choreography, saga_type: str | None) -> None:
+    types = choreo.topology.sagas
+    if saga_type is not None and saga_type not in types:
+        raise click.UsageError(f"{saga_type!r} is no type of saga; there are {', '.join(types) or 'none'}")
 
 
 def show_trace(settings: Settings, saga_id: str, *, follow: bool, errors: bool, as_json: bool) -> int:

@@ -6,12 +6,15 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from rich.console import Console, ConsoleOptions, Group, RenderableType, RenderResult
+from rich.padding import Padding
 from rich.text import Text
 
-from choreo.drawing.durations import format_age
+from choreo.drawing.durations import format_age, format_duration
 from choreo.drawing.status import format_deadline, format_state, what_went_wrong
 from choreo.drawing.text import clean
+from choreo.drawing.waits_format import NOTHING, format_waits
 from choreo.model.facts import View
+from choreo.model.waits import Stuck
 
 _HEADINGS = ("STATUS", "SAGA", "TYPE", "STARTED", "DEADLINE", "LAST", "WHAT WENT WRONG")
 _DEADLINE = _HEADINGS.index("DEADLINE")
@@ -67,3 +70,22 @@ def _row(view: View, now: int) -> list[Text]:
         Text(clean(view.current)),
         Text(what_went_wrong(view), style="red"),
     ]
+
+
+def format_stuck(found: Sequence[Stuck], *, now: int, limit: int) -> RenderableType:
+    """Each saga with how long it has not moved, and below it what it waits for; ``now`` is in ms."""
+    parts: list[RenderableType] = []
+    for each in found:
+        view = each.saga
+        still = format_duration(now - view.updated)
+        parts.append(
+            Text.assemble(
+                format_state(view.status), "  ", (clean(view.id), "bold"), f"  {clean(view.type) or '?'}",
+                f"  nothing has happened for {still}",
+            )
+        )  # fmt: skip
+        lines = list(format_waits(each.waits, now)) or [Text(NOTHING, style="yellow")]
+        parts += [Padding(line, (0, 0, 0, 2), expand=False) for line in lines]
+    if len(found) == limit:
+        parts.append(Text(f"These are {limit}; --limit shows more.", style="bright_black"))
+    return Group(*parts)

@@ -162,5 +162,6 @@ async def _held(
         for name, group in stream.groups.items()
         if group.pending
     ]
-    rows = await checkup.readers.pending(asked, idle=OLD_LEASE, count=_HELD)
+    everything = [(key, name, "-", "+") for key, name in asked]
+    rows = await checkup.readers.pending(everything, idle=OLD_LEASE, count=_HELD)
     return {place: tuple(found) for place, found in zip(asked, rows, strict=True) if found}

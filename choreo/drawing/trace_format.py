@@ -24,14 +24,13 @@ from rich.text import Text
 from choreo.drawing.durations import format_duration
 from choreo.drawing.status import LOOKS, format_deadline, format_state, format_time, format_took
 from choreo.drawing.text import clean, clean_lines, count, listed
+from choreo.drawing.waits_format import MAX_AWAITED, NOTHING, format_waits
 from choreo.model.facts import Kind, View
 from choreo.model.saga import State
-from choreo.model.trace import Awaited, EventNode, Incident, Plan, Reaction, Trace
+from choreo.model.trace import EventNode, Incident, Plan, Reaction, Trace
 
 #: Columns that a label keeps even in a deep tree; guides that would take them are cut at the left.
 _LABEL_COLUMNS = 40
-#: Things waited for that are listed; beyond them there is a count.
-_MAX_AWAITED = 20
 
 _DIM = "bright_black"
 _GUIDE = "bright_black"
@@ -138,40 +137,11 @@ def format_header(view: View, now: int) -> Iterator[Text]:
 def format_awaited(trace: Trace, now: int) -> Iterator[Text]:
     """What the saga waits for, one line each; or that an operator has to look."""
     view = trace.saga
-    for awaited in trace.awaits[:_MAX_AWAITED]:
-        yield _wait_line(awaited, now)
-    if len(trace.awaits) > _MAX_AWAITED:
-        yield Text(f"and {len(trace.awaits) - _MAX_AWAITED} more", style=_DIM)
+    yield from format_waits(trace.awaits, now)
     if not trace.awaits and not view.status.ended:
-        yield Text(
-            "Nothing that is known of will move this saga on: no step is left to react. Was a participant"
-            " never started? See `choreo check`.",
-            style="yellow",
-        )
+        yield Text(NOTHING, style="yellow")
     if view.dead_letters:
         yield Text(f"{count(view.dead_letters, 'dead letter')}: an operator has to look", style="red")
-
-
-def _wait_line(awaited: Awaited, now: int) -> Text:
-    handler, event = clean(awaited.handler), clean(awaited.type)
-    since = f" (for {format_duration(now - awaited.since)})" if awaited.since else ""
-    match awaited.what:
-        case "step":
-            parts = [("waits for ", ""), (handler, "bold"), (f" to react to {event}", "")]
-        case "join":
-            parts = [("waits for ", ""), (event, "bold"), (f", which {handler} needs", "")]
-        case "undo":
-            parts = [("waits for ", ""), (handler, "bold"), (" to be undone", "")]
-        case "plan":
-            parts = [("waits for ", ""), (event, "bold"), (f", planned by {handler}", "")]
-            since = f" (in {format_duration(awaited.due - now)})" if awaited.due > now else " (due now)"
-        case "operator":
-            parts, since = [(handler, "bold"), (" has failed, and waits for an operator", "")], ""
-        case "listener":
-            parts, since = [("nobody listens to ", ""), (event, "bold")], ""
-        case other:
-            parts = [(f"waits for {clean(other)} {handler} {event}", "")]
-    return Text.assemble(("→ ", "cyan"), *parts, (since, _DIM))
 
 
 # -- the tree ----------------------------------------------------------------------------------------
@@ -283,7 +253,7 @@ def _timing(reaction: Reaction, view: View, joined: set[str]) -> str:
 
 
 def _join_timing(reaction: Reaction, view: View, joined: set[str]) -> str:
-    missing = listed([clean(each) for each in reaction.note.split()[:_MAX_AWAITED]])
+    missing = listed([clean(each) for each in reaction.note.split()[:MAX_AWAITED]])
     if f"{reaction.participant}/{reaction.step}" in joined:
         return f"then lacked {missing}"
     return f"waits for {missing}" if view.status is State.RUNNING else f"waited in vain for {missing}"

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 
 import msgspec
 
 from choreo.model.facts import Fact, Kind, View, replayed
-from choreo.model.saga import State
+from choreo.model.waits import Awaited, Listeners, awaited, planned_event, plans
 
 
 class Attempt(msgspec.Struct, omit_defaults=True):
@@ -97,22 +97,6 @@ class Incident(msgspec.Struct, omit_defaults=True):
     """``participant/step`` or ``participant/step/undo`` that the order is about, if it is about one."""
 
 
-class Awaited(msgspec.Struct, omit_defaults=True):
-    """Something that the saga waits for."""
-
-    what: str
-    """``step``: a step that has not reacted; ``join``: a join that lacks events; ``undo``: an undo under
-    way; ``plan``: an event that is planned; ``operator``: a step that failed and is left to an operator;
-    ``listener``: an event that nobody listens to."""
-    type: str = ""
-    """The event type that was published, or that is missing."""
-    handler: str = ""
-    """``participant/step``."""
-    since: int = 0
-    due: int = 0
-    """When a planned event is due."""
-
-
 class Trace(msgspec.Struct, omit_defaults=True):
     """The causal tree of one saga."""
 
@@ -125,10 +109,6 @@ class Trace(msgspec.Struct, omit_defaults=True):
 
 #: Events that may hang below each other. JSON that nests deeper can be neither written nor read.
 MAX_DEPTH = 100
-
-#: Event type -> the (participant, step) that react to it.
-Listeners = Mapping[str, Sequence[tuple[str, str]]]
-
 
 def build_trace(view: View, facts: Sequence[Fact], listeners: Listeners) -> Trace:
     """The causal tree of a saga.
@@ -155,7 +135,7 @@ def build_trace(view: View, facts: Sequence[Fact], listeners: Listeners) -> Trac
             reaction.emitted.append(nodes[fact.id])
         depths[fact.id] = depth
     incidents = [_incident(fact, start) for fact in facts if fact.kind in (Kind.ORDERED, Kind.REFUSED)]
-    return Trace(view, roots, incidents, list(_awaited(view, facts, nodes, listeners)))
+    return Trace(view, roots, incidents, list(awaited(view, facts, listeners)))
 
 
 def _event_node(fact: Fact, start: int) -> EventNode:
@@ -175,7 +155,7 @@ def _reactions(
     found: dict[tuple[str, str, str, str], Reaction] = {}
     asked = {entry: fact.time for fact in reversed(facts) for entry in fact.asks}
     again = replayed(facts)
-    planned = {_event_planned(fact) for fact in facts if fact.kind is Kind.PLANNED}
+    planned = {planned_event(fact) for fact in facts if fact.kind is Kind.PLANNED}
     order = 0
     for fact in sorted(facts, key=lambda each: bool(each.undo)):
         if not fact.step or fact.kind in (Kind.ORDERED, Kind.REFUSED, Kind.PLANNED) or fact.id in planned:
@@ -198,24 +178,9 @@ def _reactions(
 def _add_plans(
     view: View, facts: Sequence[Fact], reactions: Mapping[tuple[str, str, str, str], Reaction]
 ) -> None:
-    for fact, became in _plans(view, facts):
+    for fact, became in plans(view, facts):
         if _key(fact) in reactions:
             reactions[_key(fact)].planned.append(Plan(fact.type, fact.due, became))
-
-
-def _plans(view: View, facts: Sequence[Fact]) -> Iterable[tuple[Fact, str]]:
-    """Every planned event, and what became of it."""
-    published = {fact.id for fact in facts if fact.kind is Kind.EVENT}
-    for fact in facts:
-        if fact.kind is Kind.PLANNED:
-            came = _event_planned(fact) in published
-            # What an undo planned comes in any case.
-            lost = view.status is not State.RUNNING and not fact.undo
-            yield fact, "published" if came else "void" if lost else ""
-
-
-def _event_planned(fact: Fact) -> str:
-    return fact.id.partition(":")[2]
 
 
 def _hang(
@@ -282,32 +247,3 @@ def _incident(fact: Fact, start: int) -> Incident:
     return Incident(
         fact.kind, fact.time, max(0, fact.time - start), fact.note, fact.detail, fact.state, fact.order, about
     )
-
-
-def _awaited(
-    view: View, facts: Sequence[Fact], nodes: Mapping[str, EventNode], listeners: Listeners
-) -> Iterable[Awaited]:
-    for name in view.undoing:
-        yield Awaited("undo", handler=name, since=view.updated)
-    for name in view.parked:
-        yield Awaited("operator", handler=name, since=view.updated)
-    for fact, became in _plans(view, facts):
-        if not became:
-            yield Awaited("plan", fact.type, fact.handler, fact.time, fact.due)
-    again = replayed(facts)
-    aside = (Kind.RETRYING, Kind.ORDERED, Kind.PLANNED)
-    settled = [fact for fact in facts if not fact.undo and fact.kind not in aside and fact.id not in again]
-    reacted = {(fact.participant, fact.step, fact.cause) for fact in settled}
-    fired = {(fact.participant, fact.step) for fact in settled if fact.step and fact.kind is not Kind.WAITING}
-    for fact in facts:
-        if fact.kind is Kind.WAITING and (fact.participant, fact.step) not in fired and not view.status.ended:
-            for missing in fact.note.split():
-                if not any(node.type == missing for node in nodes.values()):
-                    yield Awaited("join", missing, fact.handler, fact.time)
-    for node in nodes.values():
-        hearing = listeners.get(node.type, ())
-        for participant, step in hearing:
-            if (participant, step, node.id) not in reacted and (node.back or view.status is State.RUNNING):
-                yield Awaited("step", node.type, f"{participant}/{step}", node.time)
-        if not hearing and view.status is State.RUNNING:
-            yield Awaited("listener", node.type, since=node.time)

@@ -36,6 +36,16 @@ class Queries:
             add(timeline, decode_fact(each))
         return in_order(timeline)
 
+    async def oldest(self, saga_type: str | None, states: Sequence[State], limit: int) -> list[str]:
+        """The ids of the oldest sagas of a type (all, if none is given) that stand so, about ``limit``."""
+        types = [*self.topology.sagas, ""] if saga_type is None else [saga_type]
+        return await self.broker.projections.oldest(types, states, limit)
+
+    async def several(self, saga_ids: Sequence[str]) -> list[View]:
+        """The views of some sagas; those that are gone are left out."""
+        packed = await self.broker.projections.views(saga_ids)
+        return [decode_view(each) for each in packed if each]
+
     async def views(
         self, *, saga_type: str | None = None, states: Sequence[State] = (),
         since: int = 0, until: int = FOREVER, limit: int = 50,
@@ -47,5 +57,4 @@ class Queries:
         """
         types = [*self.topology.sagas, ""] if saga_type is None else [saga_type]
         listed = await self.broker.projections.listed(types, states or list(State), since, until, limit)
-        packed = await self.broker.projections.views([saga_id for _, saga_id in listed])
-        return [decode_view(each) for each in packed if each]
+        return await self.several([saga_id for _, saga_id in listed])

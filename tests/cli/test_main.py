@@ -84,6 +84,8 @@ def choreo(folder: Path) -> Choreo:
         (["sagas", "--since", "yesterday"], "write 200ms, 30s, 5m, 1h or 7d"),
         (["sagas", "--redis", "http://localhost"], "'http://localhost' is not a server's URL"),
         (["sagas", "--redis", "redis://[::1"], "is not a server's URL"),
+        (["sagas", "--stuck", "--since", "1h"], "leave out --status and --since"),
+        (["sagas", "--for", "1h"], "give --stuck, too"),
         (["start", "Askd"], "did you mean `Asked`"),
         (["start", "Answered"], "no saga of streams.yaml starts with Answered"),
         (["start", "Asked"], "missing required field `question`"),

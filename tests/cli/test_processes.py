@@ -364,6 +364,22 @@ def test_news_that_is_bad(terminal: Terminal) -> None:
         assert "→ nobody listens to Asked" in choreo("trace", "a").stdout
 
 
+def test_sagas_that_are_stuck(terminal: Terminal) -> None:
+    """`choreo sagas --stuck` is bad news if a saga does not move, and says what it waits for."""
+    with terminal.running("run", "tracker", says="ready"):
+        terminal.run("start", "Asked", "--data", '{"question": "when?"}', "--saga-id", "q1")
+        wait_until(lambda: terminal.run("sagas", "--stuck", "--for", "0s").returncode == 1)
+    shown = terminal.run("sagas", "--stuck", "--for", "0s").stdout
+    assert "▶ running  q1  question  nothing has happened for " in shown
+    assert "  → nobody listens to Asked\n" in shown
+    (found,) = json.loads(terminal.run("sagas", "--stuck", "--for", "0s", "--json").stdout)
+    assert found["saga"]["id"] == "q1"
+    assert [each["what"] for each in found["waits"]] == ["listener"]
+    moving = terminal.run("sagas", "--stuck", "--for", "1h")
+    assert moving.returncode == 0
+    assert "No saga is stuck" in moving.stderr
+
+
 def test_a_reader_that_has_seen_enough(terminal: Terminal) -> None:
     """`choreo ... | head -1` is no error, whatever is left unread."""
     reading, writing = os.pipe()

@@ -20,7 +20,8 @@ from choreo.errors import ConfigurationError, Fault, SagaNotFound
 from choreo.model.checks import Code, Finding, Severity
 from choreo.model.facts import Kind, LastError, View
 from choreo.model.saga import State
-from choreo.model.trace import Awaited, EventNode, Incident, Reaction, Trace
+from choreo.model.trace import EventNode, Incident, Reaction, Trace
+from choreo.model.waits import Awaited
 
 
 @given(hostile)

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from choreo.model.facts import Fact, Kind, View, project
-from choreo.model.trace import Listeners, Trace, build_trace
+from choreo.model.trace import Trace, build_trace
+from choreo.model.waits import Listeners
 
 #: When the sagas of these tests begin: milliseconds since the epoch.
 START = 1_800_000_000_000

@@ -25,7 +25,8 @@ from choreo.model import checks
 from choreo.model.checks import Code, Severity
 from choreo.model.facts import Kind, LastError, View
 from choreo.model.participant import Step
-from choreo.model.trace import Attempt, Awaited, EventNode, Incident, Reaction, Trace
+from choreo.model.trace import Attempt, EventNode, Incident, Reaction, Trace
+from choreo.model.waits import Awaited, Reading, Stuck
 from choreo.wire import envelope, keys, limits
 from choreo.wire.envelope import Envelope, Malformed, Reason
 from tests.docs.pages import code, codes, page
@@ -130,7 +131,7 @@ def test_every_check_of_the_doctor_is_told() -> None:
 
 STRUCTS: list[tuple[str, type[msgspec.Struct]]] = [
     ("View", View), ("Trace", Trace), ("Event", EventNode), ("Reaction", Reaction), ("Attempt", Attempt),
-    ("Incident", Incident), ("Awaited", Awaited),
+    ("Incident", Incident), ("Awaited", Awaited), ("Reading", Reading), ("Stuck", Stuck),
 ]  # fmt: skip
 
 

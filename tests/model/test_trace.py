@@ -11,7 +11,8 @@ from stories import Story, stories
 
 from choreo.model.facts import Fact, Kind, add, in_order, project
 from choreo.model.saga import State
-from choreo.model.trace import Awaited, EventNode, Listeners, Reaction, Trace, build_trace
+from choreo.model.trace import EventNode, Reaction, Trace, build_trace
+from choreo.model.waits import Awaited, Listeners
 
 LISTENERS: Listeners = {
     "Placed": [("inventory", "reserve"), ("payments", "charge")],
@@ -127,7 +128,7 @@ def test_a_join_shows_what_it_waits_for() -> None:
     trace = trace_of(story.facts)
     assert draw(trace)[-1] == "      shipping/send waiting: Reserved"
     assert Awaited("join", "Reserved", "shipping/send", waiting.time) in trace.awaits
-    assert Awaited("step", "Placed", "inventory/reserve", placed.time) in trace.awaits
+    assert Awaited("step", "Placed", "inventory/reserve", placed.time, event=placed.id) in trace.awaits
     assert len(trace.awaits) == 2
 
 
@@ -200,13 +201,13 @@ def test_failed_attempts_stand_with_their_step() -> None:
 
 
 def test_a_step_between_attempts_is_awaited() -> None:
-    """A saga whose step waits for its next attempt says that it waits for that step."""
+    """A saga whose step waits for its next attempt says that it waits for that."""
     story = Story()
     placed = story.begin()
     story.retry(placed, "payments/charge", 1, "bank busy")
     trace = trace_of(story.facts, {"Placed": [("payments", "charge")]})
     assert draw(trace) == ["Placed", "  payments/charge retrying"]
-    assert [(each.what, each.handler) for each in trace.awaits] == [("step", "payments/charge")]
+    assert [(each.what, each.handler) for each in trace.awaits] == [("retry", "payments/charge")]
 
 
 def test_what_went_wrong_stands_where_it_happened() -> None:
@@ -261,8 +262,8 @@ def test_a_saga_says_which_steps_it_waits_for() -> None:
     story = Story()
     placed = story.begin()
     assert trace_of(story.facts).awaits == [
-        Awaited("step", "Placed", "inventory/reserve", placed.time),
-        Awaited("step", "Placed", "payments/charge", placed.time),
+        Awaited("step", "Placed", "inventory/reserve", placed.time, event=placed.id),
+        Awaited("step", "Placed", "payments/charge", placed.time, event=placed.id),
     ]
 
 
@@ -280,7 +281,7 @@ def test_an_undo_under_way_is_awaited() -> None:
     story.step(placed, "payments/charge", ["Paid"], undoable=True)
     story.abort(placed, "inventory/reserve")
     awaits = trace_of(story.facts).awaits
-    assert awaits == [Awaited("undo", handler="payments/charge", since=story.now)]
+    assert awaits == [Awaited("undo", handler="payments/charge", since=story.now, event=placed.id)]
 
 
 def test_steps_on_the_way_back_are_awaited_while_forward_ones_are_not() -> None:
@@ -288,17 +289,21 @@ def test_steps_on_the_way_back_are_awaited_while_forward_ones_are_not() -> None:
     story = Story()
     placed = story.begin()
     (declined,) = story.step(placed, "payments/charge", ["Declined"], ends=State.COMPENSATING)
-    assert trace_of(story.facts).awaits == [Awaited("step", "Declined", "orders/mark", declined.time)]
+    assert trace_of(story.facts).awaits == [Awaited("step", "Declined", "orders/mark", declined.time, event=declined.id)]
 
 
 @given(stories())
 def test_an_ended_saga_waits_for_no_forward_step(story: Story) -> None:
-    """Once a saga has ended, only reactions to events of the way back may still be due."""
+    """Once a saga has ended, only reactions to events of the way back may still be due; a failed one also
+    waits for an operator."""
     back = {event.type for event in story.events if event.back}
     if story.state.ended:
         for awaited in trace_of(story.facts).awaits:
-            assert awaited.what == "step"
-            assert awaited.type in back
+            if awaited.what == "letter":
+                assert story.state is State.FAILED
+            else:
+                assert awaited.what in ("step", "retry")
+                assert awaited.type in back
 
 
 # -- nothing is lost ---------------------------------------------------------------------------------
