@@ -116,7 +116,7 @@ def _types(topology: Topology) -> dict[str, str]:
     keys = topology.keys
     found = {keys.meta: "hash", keys.contracts: "hash", keys.paused: "hash"}
     for partition in range(topology.partitions):
-        found[keys.timers(partition)] = "zset"
+        found[keys.timers(partition)] = found[keys.deadlines(partition)] = "zset"
         found[keys.dead(partition)] = "stream"
         for hashed in (keys.parked, keys.letters, keys.tracker):
             found[hashed(partition)] = "hash"
