@@ -219,11 +219,13 @@ class Cast:
         self.paid = anyio.Event()
         """Set by a test to let it end."""
 
-    def payments(self, retry: Retry | None = None, *, fails: bool = False, slow: bool = False) -> Participant:
+    def payments(
+        self, retry: Retry | None = None, *, fails: bool = False, slow: bool = False, park: bool = False
+    ) -> Participant:
         """Charges what was placed, and can refund it."""
         payments = Participant("payments")
 
-        @payments.on(Placed, retry=retry)
+        @payments.on(Placed, retry=retry, on_failure="park" if park else None)
         async def charge(placed: Placed) -> Paid:
             self.diary.append("charge")
             self.paying.set()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import anyio
 import pytest
 from deadline_kit import (
     DAY,
@@ -20,6 +21,7 @@ from deadline_kit import (
 from choreo import Retry
 from choreo.model.deadlines import Expectation
 from choreo.model.saga import State
+from choreo.runtime.worker import Worker, WorkerOptions
 
 pytestmark = pytest.mark.anyio
 
@@ -202,3 +204,43 @@ async def test_the_last_step_wins_or_loses_as_a_whole(
         assert await stage.armed() == {}
         assert (await stage.view()).status is State.COMPLETED
         assert await stage.timed_out() == []
+
+
+async def test_a_step_of_which_nobody_knows(open_broker: OpenBroker, namespace: str, cast: Cast) -> None:
+    """Its worker died in the middle: whoever takes it over does not run it, and undoes what it may have done."""
+    topology = topology_of(namespace, HOUR)
+    async with on_stage(topology, open_broker(topology)) as stage:
+        async with anyio.create_task_group() as dying:
+            options = WorkerOptions(lease=0.2)
+            payments = cast.payments(slow=True)
+            worker = Worker(payments, topology, stage.broker, options=options, clock=stage.clock)
+            await dying.start(worker.run)
+            await stage.start()
+            await cast.paying.wait()
+            dying.cancel_scope.cancel()
+        assert await stage.pass_time(HOUR) == 1
+        assert await stage.broker.sagas.state("s1") is State.COMPENSATING
+        async with anyio.create_task_group() as living:
+            worker = Worker(payments, topology, stage.broker, options=options, clock=stage.clock)
+            await living.start(worker.run)
+            await stage.reaches(State.COMPENSATED)
+            living.cancel_scope.cancel()
+        assert cast.diary == ["charge", "refund perhaps"]
+
+
+async def test_a_saga_that_waits_for_an_operator(
+    open_broker: OpenBroker, namespace: str, cast: Cast
+) -> None:
+    """A deadline does not wait for operators: what was left to them is undone, for it may have taken effect."""
+    topology = topology_of(namespace, HOUR)
+    async with on_stage(topology, open_broker(topology), [cast.payments(fails=True, park=True)]) as stage:
+        await stage.start()
+
+        async def parked() -> bool:
+            return (await stage.view()).parked == ["payments/charge"]
+
+        await until(parked, "the step to be left to an operator")
+        assert (await stage.view()).deadline == START + HOUR
+        assert await stage.pass_time(HOUR) == 1
+        await stage.reaches(State.COMPENSATED)
+        assert cast.diary == ["charge", "refund perhaps"]

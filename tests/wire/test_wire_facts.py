@@ -66,6 +66,15 @@ def test_an_event_of_any_program_is_a_fact() -> None:
     assert of_event(TOPOLOGY, ORDERS, event(sagatype="nonsense"))[1].saga_type == "order"
 
 
+def test_a_timeout_says_which_deadline_passed() -> None:
+    """It stands in the fact's note; what another program calls by that name says nothing."""
+    place = Place("choreo", 0)
+    data = b'{"saga_type": "order", "deadline": "Paid after Placed", "due": 1800000000000}'
+    _, fact = of_event(TOPOLOGY, place, event(type="SagaTimedOut", source="choreo", data=data))
+    assert (fact.type, fact.note) == ("SagaTimedOut", "no Paid after Placed by 2027-01-15T08:00:00.000Z")
+    assert of_event(TOPOLOGY, place, event(type="SagaTimedOut", data=b'{"due": []}'))[1].note == ""
+
+
 def test_the_source_of_an_event_is_taken_apart() -> None:
     """A source is a producer's name, a step, or a step and its undo."""
     _, fact = of_event(TOPOLOGY, MONEY, event(type="Refunded", source="payments/charge/refund", phase="back"))
