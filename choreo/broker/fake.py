@@ -10,23 +10,29 @@ connection, and the module ``time`` that it looks at.
 
 from __future__ import annotations
 
+import asyncio
 import sys
 import threading
 import time
 from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass, field
+from functools import cache
+from importlib.resources import files
 from typing import Any
+from weakref import WeakKeyDictionary
 
 import anyio
 from redis import Redis
 from redis.exceptions import RedisError
 
 from choreo.broker.clock import Clock
-from choreo.broker.connection import Argument, Connection
+from choreo.broker.connection import Argument, Connection, load_script
 from choreo.errors import ConfigurationError
 
 try:
     import lupa.lua51 as lua  # type: ignore[import-untyped]
     from fakeredis import FakeServer
+    from fakeredis._core import CommandItem
     from fakeredis._helpers import SimpleError
     from fakeredis._socket._fakesocket import FakeSocket
 except ImportError as error:
@@ -73,6 +79,7 @@ class _Scripts(threading.local):
         self.socket: Any = None
         self.runtime = lua.LuaRuntime(encoding=None, unpack_returned_tuples=True)
         self._compiled: dict[bytes, Any] = {}
+        self._words: dict[bytes, Any] = {}
         self._set_input = self.runtime.eval(b"function(keys, argv) KEYS = keys ARGV = argv end")
         prepare = self.runtime.eval(b"function(call, pcall) redis = { call = call, pcall = pcall } end")
         prepare(self._call, self._pcall)
@@ -89,6 +96,12 @@ class _Scripts(threading.local):
         except lua.LuaError as error:
             raise SimpleError(f"ERR Error running script: {error}") from error
 
+    def status(self, word: bytes) -> Any:
+        """An answer of one word, as scripts get it."""
+        if word not in self._words:
+            self._words[word] = self.runtime.table_from({b"ok": word})
+        return self._words[word]
+
     def _call(self, *command: Any) -> Any:
         return self.socket.call_from_script(self.runtime, command)
 
@@ -101,8 +114,15 @@ class _Scripts(threading.local):
 
 
 _scripts = _Scripts()
-#: Digest -> script, for all stores of this process: a script need not be sent to each.
-_known_scripts: dict[bytes, bytes] = {}
+
+
+@cache
+def _known_scripts() -> dict[bytes, bytes]:
+    """Digest -> script, for each of choreo's own: they need not be sent to a store before they are used."""
+    folder = files("choreo.broker") / "scripts"
+    names = [each.name.removesuffix(".lua") for each in folder.iterdir() if each.name.endswith(".lua")]
+    scripts = [load_script(name) for name in names]
+    return {script.digest.encode(): script.text.encode() for script in scripts}
 
 
 class _Socket(FakeSocket):
@@ -146,6 +166,9 @@ class _Socket(FakeSocket):
     def call_from_script(self, runtime: Any, command: Sequence[Any]) -> Any:
         words = [each if type(each) is bytes else f"{each:.17g}".encode() for each in command]
         name, arguments = words[0].decode().lower(), words[1:]
+        if name == "type":  # which every script asks of each of its keys
+            key = CommandItem(arguments[0], self._db, item=self._db.get(arguments[0]))
+            return _scripts.status(self.type_cmd(key).value)
         if name in _TWO_WORDS:
             name, arguments = f"{name} {arguments[0].decode().lower()}", arguments[1:]
         self._store.note(name, arguments)
@@ -160,7 +183,7 @@ class FakeStore:
     def __init__(self, clock: Clock) -> None:
         self._clock = clock
         server = FakeServer()
-        server.script_cache = _known_scripts
+        server.script_cache = dict(_known_scripts())
         self._socket = _Socket(self, server)
         self._watchers: list[Callable[[bytes], None]] = []
 
@@ -206,9 +229,6 @@ class Link:
     async def request(self, commands: Sequence[Sequence[Argument]]) -> None:
         """Called before commands are executed; what it raises, the client gets instead of answers."""
 
-    async def reply(self, commands: Sequence[Sequence[Argument]]) -> None:
-        """Called when commands have been executed; what it raises, the client gets instead of answers."""
-
 
 class _Pipeline:
     """Commands that are executed together."""
@@ -235,9 +255,7 @@ class _Client:
     async def submit(self, commands: Sequence[Sequence[Argument]]) -> list[Any]:
         """Every command's answer, or its error."""
         await self._link.request(commands)
-        answers = [self._execute(command) for command in commands]
-        await self._link.reply(commands)
-        return answers
+        return [self._execute(command) for command in commands]
 
     def _execute(self, command: Sequence[Argument]) -> Any:
         name = str(command[0]).upper()
@@ -263,17 +281,30 @@ class _Client:
         return
 
 
+@dataclass
+class _Reader:
+    """A task that reads, and what it reads. ``news``: something has come since it read last."""
+
+    streams: set[bytes] = field(default_factory=set)
+    news: bool = False
+    changed: anyio.Event | None = None
+
+    def wake(self) -> None:
+        self.news = True
+        if self.changed is not None:
+            self.changed.set()
+
+
 class FakeConnection(Connection):
     """One process's connection to a :class:`FakeStore`.
 
     It does not hold a read at the store, but :meth:`wait_for_change` wakes a reader when one of the
-    streams that this connection has read gets something new.
+    streams that it has read gets something new.
     """
 
     def __init__(self, store: FakeStore, link: Link | None = None) -> None:
         self._store = store
-        self._watched: set[bytes] = set()
-        self._news = False
+        self._readers: WeakKeyDictionary[asyncio.Task[Any], _Reader] = WeakKeyDictionary()
         super().__init__(_Client(store, link or Link(), self._watch))  # type: ignore[arg-type]
         store.watch(self._on_news)
 
@@ -281,28 +312,37 @@ class FakeConnection(Connection):
         """Take no notice of the store any more."""
         self._store.unwatch(self._on_news)
 
+    def _me(self) -> _Reader:
+        task = asyncio.current_task()
+        assert task is not None
+        if task not in self._readers:
+            self._readers[task] = _Reader()
+        return self._readers[task]
+
     def _watch(self, streams: Iterable[bytes]) -> None:
-        self._watched.update(streams)
-        self._news = False
+        reader = self._me()
+        reader.streams.update(streams)
+        reader.news = False
 
     def _on_news(self, stream: bytes) -> None:
-        if stream in self._watched:
-            self._news = True
-            super().announce_change()
+        for reader in list(self._readers.values()):
+            if stream in reader.streams:
+                reader.wake()
 
     def announce_change(self) -> None:
         """Nothing: the store tells of its changes itself."""
 
     def wake(self) -> None:
-        """Let whoever waits for a change look again."""
-        self._news = True
-        super().announce_change()
+        """Let everybody who waits for a change look again."""
+        for reader in list(self._readers.values()):
+            reader.wake()
 
     async def wait_for_change(self, seconds: float) -> None:
         """Wait until something new may be read. ``seconds`` would be for polling, and that is not needed."""
-        changed = self._changed
-        if self._news:
-            self._news = False
-            return
-        with anyio.move_on_after(_LOOK):
-            await changed.wait()
+        reader = self._me()
+        if not reader.news:
+            reader.changed = anyio.Event()
+            with anyio.move_on_after(_LOOK):
+                await reader.changed.wait()
+            reader.changed = None
+        reader.news = False

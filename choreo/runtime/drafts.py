@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import secrets
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -27,6 +27,7 @@ class Drafts:
     participant: str
     topology: Topology
     clock: Clock
+    make_token: Callable[[], str] = lambda: secrets.token_urlsafe(6)
 
     def head(self, delivery: Delivery, envelope: Envelope, step: str, attempt: int) -> Head:
         """What every decision about this delivery says. Its token marks this attempt to commit."""
@@ -41,7 +42,7 @@ class Drafts:
             step=step,
             event=envelope.id,
             type=envelope.type,
-            token=secrets.token_urlsafe(6),
+            token=self.make_token(),
             back=envelope.phase == BACK,
             began=self.clock(),
             attempt=attempt,

@@ -13,8 +13,9 @@ from choreo.model.participant import Participant
 from choreo.wire.streams_yaml import load
 from choreo.wire.topology import SagaType, Topology
 
-#: The stream, the namespace and the saga of a choreography that has no streams.yaml.
-STREAM, NAMESPACE, SAGA = "events", "test", "saga"
+#: The namespace and the saga of a choreography that has no streams.yaml, and the stream of what comes from
+#: outside. Participants have a stream each, called like themselves.
+NAMESPACE, SAGA, OUTSIDE = "test", "saga", "choreo-outside"
 
 
 @dataclasses.dataclass(frozen=True)
@@ -58,23 +59,34 @@ def cast(
 
 
 def derive(participants: Sequence[Participant], ends: Ends, partitions: int) -> Topology:
-    """A topology for participants that have none: one stream for all their events, and one saga."""
+    """A topology for participants that have none: a stream for what each of them emits, and one saga."""
+    streams: dict[str, list[str]] = {each.name: [] for each in participants}
     heard: dict[str, None] = {}
-    emitted: dict[str, None] = {}
-    for step in (step for participant in participants for step in participant.steps):
-        undo = step.compensation
-        heard.update(dict.fromkeys(map(type_name, step.on)))
-        types = step.outcome.types | (undo.outcome.types if undo else frozenset())
-        emitted.update(dict.fromkeys(sorted(map(type_name, types))))
+    for participant in participants:
+        for step in participant.steps:
+            undo = step.compensation
+            heard.update(dict.fromkeys(map(type_name, step.on)))
+            types = step.outcome.types | (undo.outcome.types if undo else frozenset())
+            streams[participant.name] += sorted(map(type_name, types))
+    emitted = {name for names in streams.values() for name in names}
     saga = SagaType(
         SAGA,
         _names(ends.starts_with) or frozenset(name for name in heard if name not in emitted),
         _names(ends.completes_with),
         aborts_with=_names(ends.aborts_with),
     )
-    ending = sorted(saga.starts_with | saga.completes_with | saga.aborts_with)
-    every = dict.fromkeys([*heard, *emitted, *ending])
-    return Topology(NAMESPACE, partitions, {STREAM: tuple(every)}, {}, {SAGA: saga})
+    streams[OUTSIDE] = [*heard, *sorted(saga.starts_with | saga.completes_with | saga.aborts_with)]
+    return Topology(NAMESPACE, partitions, _each_once(streams), {}, {SAGA: saga})
+
+
+def _each_once(streams: dict[str, list[str]]) -> dict[str, tuple[str, ...]]:
+    """Each event type in the first stream that has it; no empty streams."""
+    found: dict[str, str] = {}
+    for stream, names in streams.items():
+        for name in names:
+            found.setdefault(name, stream)
+    carried = {stream: tuple(name for name, where in found.items() if where == stream) for stream in streams}
+    return {stream: names for stream, names in carried.items() if names}
 
 
 def _names(events: Sequence[type[Event]] | type[Event]) -> frozenset[str]:

@@ -32,18 +32,15 @@ class Director:
         """
         world, stage = self.stage.world, self.stage
         limit = world.loop.now + PATIENCE if until is None else until
-        while True:
+        world.loop.may_move = lambda moment: stage.moving and moment <= limit
+        try:
             world.pump()
-            if stage.moving:
-                following = world.loop.next_timer
-                if following is None or following > limit:
-                    break
-                world.move(following)
-            elif stage.idle_calls:
+            while stage.idle_calls and not stage.moving:
                 stage.idle_calls.pop()()
-            else:
-                return
-        if until is None:
+                world.pump()
+        finally:
+            world.loop.may_move = lambda moment: False
+        if until is None and stage.moving:
             raise TimeoutError(f"{stage.running} handlers still work after {PATIENCE:g} s")
 
     def advance(self, seconds: float) -> None:

@@ -8,6 +8,7 @@
 :class:`Delay`            an event reaches its participants late
 :class:`Reorder`          of what arrives together, the last comes first
 :class:`Disconnect`       a commit's answer is lost, and then the server is away for a while
+:class:`Jump`             the clock on the wall jumps ahead
 :class:`Unwind`           an operator has a saga unwound, right after a step took effect
 ========================  ============================================================================
 """
@@ -232,12 +233,23 @@ class Disconnect(Fault):
 
 @dataclass(repr=False)
 class Unwind(Fault):
-    """A saga is unwound by an operator's order, right after ``handler`` has taken effect in it."""
+    """A saga is unwound by an operator's order, right after the step ``handler`` is committed in it.
+
+    ``when="after effect"``: when the step has run and is not committed yet, so that it comes too late.
+    """
 
     handler: str
+    when: Literal["after effect", "after commit"] = "after commit"
+
+    def __post_init__(self) -> None:
+        _check_moment(self.when, ("after effect", "after commit"))
+
+    async def after(self, call: Call) -> None:
+        if self.when == "after effect" and call.handler == self.handler:
+            await self._unwind(call.process, call.context.saga_id)
 
     async def committed(self, process: Process, decisions: Sequence[Decision]) -> None:
-        for decision in decisions:
+        for decision in decisions if self.when == "after commit" else ():
             if isinstance(decision, Done) and handler_of(process, decision) == self.handler:
                 await self._unwind(process, decision.head.saga_id)
 
@@ -248,6 +260,20 @@ class Unwind(Fault):
             with suppress(SagaError):
                 await sagas.compensate(saga_id, stage.world.clock(), token, "a test had it unwound", "test")
                 self.happened += 1
+
+
+@dataclass(repr=False)
+class Jump(Fault):
+    """The clock on the wall, the server's too, jumps ahead by ``seconds``, after so many commits."""
+
+    seconds: float
+    commits: int = 1
+    _commits: int = field(default=0, init=False, repr=False)
+
+    async def committed(self, process: Process, decisions: Sequence[Decision]) -> None:
+        self._commits += sum(map(settles, decisions))
+        if self._commits >= self.commits and self._happens():
+            process.stage.world.ahead += round(self.seconds * 1000)
 
 
 @dataclass

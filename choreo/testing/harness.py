@@ -89,23 +89,27 @@ class Harness:
         ends: Ends | None = None, faults: Iterable[Fault] = (), options: WorkerOptions | None = None,
         workers: int = 1, seed: int = 0,
     ) -> None:  # fmt: skip
-        self._cast: Cast = cast(source, participants, ends or Ends(), 1)
+        self.cast: Cast = cast(source, participants, ends or Ends(), 1)
         self._faults = Faults()
         self._workers = workers
         self._options = options or WorkerOptions()
         self._seed = seed
+        self._required: list[Fault] = []
         self._sagas: dict[str, SagaHandle] = {}
         self._emitted = 0
         for fault in faults:
             self.plant(fault)
 
+    has_opened = False
+    """Whether it is open, or was."""
+
     # -- opening and closing -----------------------------------------------------------------------
 
     async def __aenter__(self) -> Self:
         self._world = World(self._seed)
-        topology, store = self._cast.topology, FakeStore(self._world.clock)
+        topology, store = self.cast.topology, FakeStore(self._world.clock)
         self._stage = Stage(
-            self._world, topology, self._cast.participants, store, self._options, self._faults, self._replace
+            self._world, topology, self.cast.participants, store, self._options, self._faults, self._replace
         )
         self._director = Director(self._stage)
         self.choreo = Choreography(topology, self._stage.connect(), self._world.clock)
@@ -122,6 +126,7 @@ class Harness:
         except BaseException:
             self._world.close()
             raise
+        self.has_opened = True
         return self
 
     async def __aexit__(
@@ -140,7 +145,7 @@ class Harness:
         try:
             async with anyio.create_task_group() as self._tasks:
                 await self._tasks.start(self._tracker.run)
-                for participant in self._cast.participants:
+                for participant in self.cast.participants:
                     for _ in range(self._workers):
                         await self._tasks.start(self._make_process(participant).run)
                 self._ready = True
@@ -184,15 +189,18 @@ class Harness:
             UnroutableEvent: if no stream carries it.
             InvalidSagaId: if the id cannot be one.
         """
-        topology, subject, name = self._cast.topology, check_saga_id(str(saga_id)), type_name(event)
+        topology, subject, name = self.cast.topology, check_saga_id(str(saga_id)), type_name(event)
         stream = topology.keys.stream(topology.keys.partition(subject), topology.stream_of(name))
         self._emitted += 1
+        sagas = list(topology.sagas)
         fields: dict[str, str | bytes | int] = {
             "id": derive_id("test", subject, name, str(self._emitted)), "type": name, "source": "test",
             "subject": subject, "time": self._world.clock(), "specversion": SPEC_VERSION,
-            "data": encode_data(event),
+            "data": encode_data(event), "sagatype": sagas[0] if len(sagas) == 1 else "",
         }  # fmt: skip
-        await self.choreo.broker.connection.call("XADD", stream, "*", *(x for y in fields.items() for x in y))
+        await self.choreo.broker.connection.call(
+            "XADD", stream, "*", *(part for pair in fields.items() if pair[1] for part in pair)
+        )
         self.saga(subject)
 
     async def compensate(self, saga_id: str | SagaHandle, *, note: str = "") -> None:
@@ -242,8 +250,13 @@ class Harness:
 
     # -- faults ------------------------------------------------------------------------------------
 
-    def plant(self, fault: Fault) -> Fault:
-        """Have something go wrong. The test fails in the end if it did not happen.
+    @property
+    def planted(self) -> list[Fault]:
+        """Everything that is to go wrong, or has."""
+        return list(self._faults.planted)
+
+    def plant(self, fault: Fault, *, required: bool = True) -> Fault:
+        """Have something go wrong. If it is ``required``, the test fails in the end if it did not happen.
 
         Returns the planted copy; its ``happened`` says how often it has happened.
 
@@ -253,8 +266,10 @@ class Harness:
         planted = dataclasses.replace(fault)
         for attribute, look_up in _LOOK_UPS.items():
             if getattr(planted, attribute, None) is not None:
-                setattr(planted, attribute, look_up(self._cast, getattr(planted, attribute)))
+                setattr(planted, attribute, look_up(self.cast, getattr(planted, attribute)))
         self._faults.planted.append(planted)
+        if required:
+            self._required.append(planted)
         return planted
 
     def fail(
@@ -277,11 +292,11 @@ class Harness:
 
     def duplicate(self, event: type[Event] | str, *, times: int = 1) -> Fault:
         """Have an event stand twice in its stream."""
-        return self.plant(Duplicate(type_named(self._cast.topology, event), times=times))
+        return self.plant(Duplicate(type_named(self.cast.topology, event), times=times))
 
     def delay(self, event: type[Event] | str, *, seconds: float = 1.0, times: int = 1) -> Fault:
         """Have an event reach its participants late."""
-        return self.plant(Delay(type_named(self._cast.topology, event), seconds, times=times))
+        return self.plant(Delay(type_named(self.cast.topology, event), seconds, times=times))
 
     def reorder(self) -> Fault:
         """Of what arrives together, let the last come first."""
@@ -291,15 +306,17 @@ class Harness:
         """Lose the answer to a participant's next commit, and let it not reach the server for a while."""
         return self.plant(Disconnect(participant, seconds, times=times))
 
-    def unwind(self, handler: Any, *, times: int = 1) -> Fault:
-        """Have an operator unwind the saga in which ``handler`` takes effect next, right then."""
-        return self.plant(Unwind(handler, times=times))
+    def unwind(
+        self, handler: Any, *, when: Literal["after effect", "after commit"] = "after commit", times: int = 1
+    ) -> Fault:
+        """Have an operator unwind the saga in which the step ``handler`` takes effect next, right then."""
+        return self.plant(Unwind(handler, when, times=times))
 
     def check_faults(self) -> None:
         """Raises:
-        FaultDidNotHappen: if a planted fault has not happened as often as it was to.
+        FaultDidNotHappen: if a fault that is required has not happened as often as it was to.
         """
-        missing = [fault for fault in self._faults.planted if not fault.is_through]
+        missing = [fault for fault in self._required if not fault.is_through]
         if missing:
             told = "\n".join(f"  {fault!r}: happened {fault.happened} times" for fault in missing)
             raise FaultDidNotHappen(f"planted, but did not happen:\n{told}")

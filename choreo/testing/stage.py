@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import functools
 import inspect
 import math
@@ -69,7 +70,7 @@ class Watcher(Protocol):
         """The gate has decided; the process has not got the answer yet."""
 
     async def on_the_way(self, process: Process) -> None:
-        """A request is on its way to the store, or its answer on its way back."""
+        """A request is on its way to the store."""
 
 
 class VirtualClock(ServerClock):
@@ -109,12 +110,6 @@ class Line(Link):
 
     async def request(self, commands: Sequence[Sequence[Argument]]) -> None:
         self._check()
-        await self._travel()
-
-    async def reply(self, commands: Sequence[Sequence[Argument]]) -> None:
-        await self._travel()
-
-    async def _travel(self) -> None:
         if self.process is not None:
             await self.process.stage.watcher.on_the_way(self.process)
             self._check()
@@ -147,9 +142,11 @@ class Stage:
     held: int = 0
     """Those of them that a fault holds back."""
     travelling: int = 0
-    """Requests and answers that are on their way."""
+    """Requests that are on their way, and handlers that are about to run."""
     appointments: list[float] = field(default_factory=list)
     """When (the loop's time) something happens that a fault waits for."""
+    tokens: int = 0
+    """How many tokens were made."""
     recovers_until: float = 0.0
     """Until when processes may still wait for a server that was away."""
     idle_calls: list[Callable[[], None]] = field(default_factory=list)
@@ -170,6 +167,11 @@ class Stage:
                 yield keys.inbox(partition, participant.name), participant.name
                 for topic in heard:
                     yield keys.stream(partition, topic), participant.name
+
+    def make_token(self) -> str:
+        """A token for an attempt: unique, and the same in each run."""
+        self.tokens += 1
+        return f"t{self.tokens}"
 
     @property
     def moving(self) -> bool:
@@ -301,6 +303,11 @@ class _StagedWorker(Worker):
             options=stage.options, clock=stage.world.clock,
         )  # fmt: skip
         self._process = process
+
+    def _make_handling(self, resources: Any) -> Handling:
+        handling = super()._make_handling(resources)
+        handling.draft = dataclasses.replace(handling.draft, make_token=self._process.stage.make_token)
+        return handling
 
     async def _handle(self, handling: Handling, delivery: Delivery, work: Work) -> None:
         stage = self._process.stage

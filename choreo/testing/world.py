@@ -61,6 +61,8 @@ class VirtualLoop(asyncio.SelectorEventLoop):
         """Seconds since the world began."""
         self.next_timer: float | None = None
         """When the next timer is due, as of when the loop stopped last."""
+        self.may_move: Callable[[float], bool] = lambda moment: False
+        """Whether time may move on to a moment, now that nothing else can be done."""
         self.is_at_work: Callable[[], bool] = lambda: False
         """Whether handlers run, which may wait for sockets."""
         self.threads: anyio.CapacityLimiter | None = None
@@ -78,7 +80,10 @@ class VirtualLoop(asyncio.SelectorEventLoop):
 
     def _on_idle(self, timeout: float | None) -> None:
         self.next_timer = None if timeout is None else self.now + timeout
-        self.stop()
+        if self.next_timer is not None and self.may_move(self.next_timer):
+            self.now = self.next_timer
+        else:
+            self.stop()
 
     def _patience(self) -> float:
         if self._jobs or (self.threads is not None and self.threads.borrowed_tokens):

@@ -243,6 +243,28 @@ async def test_unwind() -> None:
     assert bank.cents == {"ann": 1000, "bob": 0}
 
 
+async def test_unwind_while_a_step_runs() -> None:
+    """The step comes too late: its event is withheld, and it is undone at once."""
+    bank = Bank()
+    async with bank.harness(Unwind("credits/credit", "after effect")) as town:
+        saga = await transfer(town)
+        saga.assert_status("compensated")
+        saga.assert_not_emitted("Credited")
+        saga.assert_undone("credits/credit", "debits/debit")
+    assert bank.cents == {"ann": 1000, "bob": 0}
+
+
+async def test_unwind_while_a_step_runs_and_crashes() -> None:
+    """Nobody knows whether the step took effect; its undo is told so."""
+    bank = Bank(one_eyed=True)
+    faults = [Unwind("credits/credit", "after effect"), Crash("credits/credit", "after effect")]
+    async with bank.harness(*faults) as town:
+        saga = await transfer(town)
+        saga.assert_status("compensated")
+        saga.assert_undone("credits/credit", "debits/debit")
+    assert bank.total == 1100
+
+
 async def test_faults_together() -> None:
     """Faults may be combined."""
     bank = Bank()
