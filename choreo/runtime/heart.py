@@ -85,13 +85,17 @@ class _LoopWatch:
         self._thread = threading.get_ident()
         self._who = who
         self._lease = lease
-        self._answered = time.monotonic()
+        self._answered = self._looked = time.monotonic()
         self._asked = False
         self._told = 0
 
     def is_dead(self) -> bool:
         """Whether the loop has not come back for so long that it is given up. Logs when it hangs."""
-        silent = time.monotonic() - self._answered
+        now = time.monotonic()
+        if now - self._looked > self._lease:
+            self._answered = now  # the whole process was paused: that is not the loop's fault
+        self._looked = now
+        silent = now - self._answered
         dead = silent > MAX_BLOCKED_LEASES * self._lease
         if silent > self._lease and not self._told:
             self._told = 1
