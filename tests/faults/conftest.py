@@ -6,6 +6,7 @@ import socket
 from collections.abc import AsyncIterator, Iterator
 from contextlib import asynccontextmanager
 from pathlib import Path
+from typing import TypeAlias
 
 import pytest
 from fault_bank import bank_participants, bank_topology
@@ -16,6 +17,10 @@ from fault_stage import Stage, open_stage
 
 from choreo.broker.engine import EngineProcess
 from tests.conftest import StartServer
+
+#: A choreography, and the server that it alone uses.
+OwnBank: TypeAlias = tuple[Stage, EngineProcess]
+OwnShop: TypeAlias = tuple[Stage, EngineProcess]
 
 
 @pytest.fixture(scope="session")
@@ -65,12 +70,20 @@ async def bank(
 @pytest.fixture
 async def own_bank(
     anyio_backend: str, server_process: StartServer, tmp_path: Path, nursery: Nursery
-) -> AsyncIterator[tuple[Stage, EngineProcess]]:
+) -> AsyncIterator[OwnBank]:
     """The bank on a server of this test's own, each kind in turn, and that server."""
-    # On a port: where it listens must not change when it is started again.
-    port = free_port()
-    server = server_process({"port": str(port), "bind": "127.0.0.1"})
-    async with bank_stage(f"redis://127.0.0.1:{port}", "bank", tmp_path / "bank", nursery) as stage:
+    server, url = server_on_a_port(server_process)
+    async with bank_stage(url, "bank", tmp_path / "bank", nursery) as stage:
+        yield stage, server
+
+
+@pytest.fixture
+async def own_shop(
+    anyio_backend: str, server_process: StartServer, tmp_path: Path, nursery: Nursery
+) -> AsyncIterator[OwnShop]:
+    """The shop on a server of this test's own, each kind in turn, and that server."""
+    server, url = server_on_a_port(server_process)
+    async with shop_stage(url, "shop", tmp_path / "shop", nursery) as stage:
         yield stage, server
 
 
@@ -88,7 +101,9 @@ async def proxied_bank(bank: Stage, proxy: Proxy) -> Stage:
     return bank
 
 
-def free_port() -> int:
+def server_on_a_port(server_process: StartServer) -> tuple[EngineProcess, str]:
+    """A server, and a url of it that stays the same when it is started again."""
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
+        port = probe.getsockname()[1]
+    return server_process({"port": str(port), "bind": "127.0.0.1"}), f"redis://127.0.0.1:{port}"

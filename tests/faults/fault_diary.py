@@ -33,9 +33,9 @@ class Diary:
         return self._path.read_text().splitlines()
 
     @property
-    def times(self) -> Counter[str]:
-        """How often each line was noted."""
-        return Counter(self.lines)
+    def runs(self) -> Counter[str]:
+        """How often each handler began for each of its keys: ``began <name> <key>``."""
+        return Counter(line for line in self.lines if line.startswith("began "))
 
     def close(self) -> None:
         os.close(self._file)
@@ -69,25 +69,27 @@ def key_of(arguments: tuple[Any, ...]) -> str:
 def around(
     function: Handler, before: Callable[[tuple[Any, ...]], Any], after: Callable[[Any], object]
 ) -> Handler:
-    """A handler that calls ``before`` with its arguments, then ``function``, then ``after`` with what
-    ``before`` returned. After an error nothing is called."""
+    """A handler that calls ``before`` with its arguments, then ``function``, and then, however that
+    ends, ``after`` with what ``before`` returned."""
     if inspect.iscoroutinefunction(function):
 
         @functools.wraps(function)
         async def waits(*arguments: Any) -> Any:
             began = before(arguments)
-            returned = await function(*arguments)
-            after(began)
-            return returned
+            try:
+                return await function(*arguments)
+            finally:
+                after(began)
 
         return waits
 
     @functools.wraps(function)
     def runs(*arguments: Any) -> Any:
         began = before(arguments)
-        returned = function(*arguments)
-        after(began)
-        return returned
+        try:
+            return function(*arguments)
+        finally:
+            after(began)
 
     return runs
 

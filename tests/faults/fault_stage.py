@@ -68,7 +68,7 @@ class Stage:
     def __post_init__(self) -> None:
         self.diary = Diary(self.folder / "diary")
         self.choreo = Choreography(self.topology, self.broker)
-        self._listeners = listeners_of(self.topology, self.participants)
+        self.listeners = listeners_of(self.topology, self.participants)
 
     def start(self, job: str, **arguments: Any) -> Service:
         """Start a service; see fault_jobs. It logs to a file of its own."""
@@ -127,7 +127,7 @@ class Stage:
 
     async def pending(self) -> list[Held]:
         """What is in the hands of participants' workers, or was when they died."""
-        looks = [("XPENDING", key, group, "-", "+", 1000) for key, group in self._listeners]
+        looks = [("XPENDING", key, group, "-", "+", 1000) for key, group in self.listeners]
         answers = await self.broker.connection.call_many(looks)
         return [
             Held(key, entry.decode(), consumer.decode(), count)

@@ -94,11 +94,10 @@ class Battle:
     @property
     def figures(self) -> dict[str, Any]:
         """What was done, and how much of it hit."""
-        runs = Counter(line for line in self.stage.diary.lines if line.startswith("began "))
         return {
             "orders": self.placed, "kills": self.kills.total(), "of": dict(self.kills), "hits": self.hits,
             "handlers broken off": self.stage.diary.broken_off,
-            "handlers run again": sum(times - 1 for times in runs.values()),
+            "handlers run again": sum(times - 1 for times in self.stage.diary.runs.values()),
         }  # fmt: skip
 
 

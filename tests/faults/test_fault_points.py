@@ -36,7 +36,7 @@ async def test_killed_at(stage: Stage, handler: str, point: str) -> None:
     await until(lambda: first.ended is not None, lambda: f"the first process to die; it said {first.said}")
     assert first.ended == -signal.SIGKILL
     assert marker.exists(), first.said
-    before = stage.diary.times
+    before = stage.diary.runs
     stage.start_shop(lease=0.3, failpoint=(handler, point, marker))
     await stage.until_orders_end([number])
     await stage.check_orders([number])
@@ -52,4 +52,4 @@ def runs_again(stage: Stage, handler: str, point: str, before: dict[str, int]) -
         return sum(count for line, count in times.items() if line.startswith(f"began {handler} "))
 
     assert runs(before) == (POINTS.index(point) > 0)
-    assert runs(stage.diary.times) - runs(before) == (not point.startswith("commit "))
+    assert runs(stage.diary.runs) - runs(before) == (not point.startswith("commit "))

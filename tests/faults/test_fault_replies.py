@@ -41,7 +41,7 @@ async def check_that_all_ran_once(bank: Stage, ids: Sequence[str]) -> None:
         assert await bank.emitted(event_type) == sorted(ids)
     assert await bank.doubled() == []
     assert await bank.letters() == []
-    assert set(bank.diary.times.values()) == {1}
+    assert set(bank.diary.runs.values()) == {1}
 
 
 async def test_of_commits(proxied_bank: Stage, proxy: Proxy) -> None:
@@ -78,7 +78,7 @@ async def test_of_timers(proxied_bank: Stage, proxy: Proxy) -> None:
     assert await bank.emitted("Taken") == sorted(ids)
     assert await bank.doubled() == []
     assert len(await bank.journal("retrying")) == 2 * len(ids)
-    began = [times for line, times in bank.diary.times.items() if line.startswith("began tills/take")]
+    began = [times for line, times in bank.diary.runs.items() if line.startswith("began tills/take")]
     assert began == [3] * len(ids)
 
 
