@@ -10,13 +10,14 @@ import pytest
 from fault_bank import Asked
 from fault_stage import Stage, until
 
+from tests.conftest import SERVERS
 from tests.shop_load import PARTICIPANTS
 
 pytestmark = [pytest.mark.anyio, pytest.mark.processes]
 
 #: Longer than any test: what a worker leaves behind must not wait for it.
 LEASE = 120.0
-RESTARTS = 100
+RESTARTS = 100 // len(SERVERS)
 
 
 async def test_a_hundred_rolling_restarts(stage: Stage) -> None:
