@@ -25,8 +25,9 @@ logger = logging.getLogger("choreo.tracker")
 
 #: Sagas that one script lets time out at most: events wait no longer than that takes.
 _AT_ONCE = 50
-#: Milliseconds until the next look at sagas that are due and could not time out.
-_AGAIN = 100
+#: Milliseconds until the next look at sagas that are due and could not time out: because the tracker has
+#: something to read first, and because a key is in the way.
+_AGAIN, _AGAIN_IF_BLOCKED = 100, 1000
 
 
 class Watch:
@@ -99,7 +100,8 @@ class Watch:
             self._next[partition] = now
             return
         if staying or self._passed[partition]:
-            following = now + _AGAIN if following is None else min(following, now + _AGAIN)
+            again = now + (_AGAIN_IF_BLOCKED if Fate.BLOCKED in fates else _AGAIN)
+            following = again if following is None else min(following, again)
         self._passed[partition] = 0
         self._next[partition] = following
 
