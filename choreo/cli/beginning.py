@@ -32,5 +32,5 @@ def list_templates() -> int:
     found = templates()
     width = max(map(len, found))
     for name, headline in found.items():
-        show(Text.assemble((name.ljust(width), "bold"), f"  {headline}"))
+        show(Text.assemble((name.ljust(width), "bold"), f"  {headline}"), fold=False)
     return 0
