@@ -14,6 +14,7 @@ from choreo.broker.leases import Leases
 from choreo.broker.letters import Letters
 from choreo.broker.meta import Meta
 from choreo.broker.projections import Projections
+from choreo.broker.retention import Retention
 from choreo.broker.sagas import Sagas
 from choreo.broker.timers import Timers
 from choreo.wire.keys import Keys
@@ -35,6 +36,7 @@ class Broker:
         self.expiry = Expiry(connection, keys)
         self.timers = Timers(connection, keys)
         self.projections = Projections(connection, keys)
+        self.retention = Retention(connection, keys)
 
     @classmethod
     def open(cls, url: str, keys: Keys) -> Broker:

@@ -80,20 +80,23 @@ class Projections:
         return Progress(int(version or 0), positions)
 
     async def newest(self, streams: Sequence[str]) -> dict[str, str]:
-        """The id of the newest entry of each stream; ``0-0`` for one that is empty or gone.
+        """The id that each stream gave last, whether or not it still holds that entry; ``0-0`` if it gave
+        none or is gone.
 
         Raises:
             BrokerRefused: if one of them is no stream.
         """
-        commands = [("XREVRANGE", each, "+", "-", "COUNT", 1) for each in streams]
-        answers = await self.connection.call_many(commands)
+        there = await self.connection.call_many([("EXISTS", stream) for stream in streams])
+        asked = [stream for stream, exists in zip(streams, there, strict=True) if exists]
+        answers = await self.connection.call_many([("XINFO", "STREAM", stream) for stream in asked])
         for answer in answers:
             if isinstance(answer, Exception):
                 raise answer
-        return {
-            stream: entries[0][0].decode() if entries else "0-0"
-            for stream, entries in zip(streams, answers, strict=True)
+        given = {
+            stream: fields_of(answer)[b"last-generated-id"].decode()
+            for stream, answer in zip(asked, answers, strict=True)
         }
+        return {stream: given.get(stream, "0-0") for stream in streams}
 
     async def read(self, positions: Mapping[str, str], count: int, *, wait: float) -> dict[str, list[Entry]]:
         """Entries behind ``positions``: at most ``count`` of each stream.

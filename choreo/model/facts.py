@@ -104,6 +104,8 @@ class Fact(msgspec.Struct, frozen=True, array_like=True, omit_defaults=True):
     """Which attempt failed, from 1."""
     due: int = 0
     """When the next attempt, or a planned event, is due (ms since the epoch)."""
+    entry: str = ""
+    """Id of the stream entry that told it."""
     order: str = ""
     """What an operator ordered, one of :class:`Order`."""
     settles: tuple[str, ...] = ()

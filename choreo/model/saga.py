@@ -21,6 +21,9 @@ class State(StrEnum):
         return self not in (State.RUNNING, State.COMPENSATING)
 
 
+#: The states of sagas that need nobody any more, so that they may be forgotten in time.
+FINAL = (State.COMPLETED, State.COMPENSATED, State.RESOLVED)
+
 #: Each transition, with what causes it.
 TRANSITIONS: dict[State, dict[State, str]] = {
     State.RUNNING: {

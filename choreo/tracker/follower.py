@@ -14,8 +14,10 @@ from choreo.broker.clock import Clock
 from choreo.broker.connection import BLOCK
 from choreo.broker.patience import Patience
 from choreo.broker.projections import Entry, Progress
+from choreo.broker.retention import order_of
 from choreo.errors import BrokerError, BrokerRefused, BrokerUnavailable
 from choreo.tracker.deadlines import Watch
+from choreo.tracker.housekeeping import Housekeeping
 from choreo.tracker.projection import Projector
 from choreo.wire.keys import TRACKER_GROUP
 from choreo.wire.topology import Topology
@@ -59,6 +61,7 @@ class Tracker:
         self._aside: dict[int, float] = {}
         self._verified = 0.0
         self._obstacle: BrokerRefused | None = None
+        self._housekeeping = Housekeeping(topology, broker, self._clock)
         self._stopping = anyio.Event()
         self._patience = Patience(logger, "tracker")
 
@@ -76,15 +79,17 @@ class Tracker:
         await self._join()
         task_status.started()
         logger.info("tracker is ready")
+        untidy = False
         while not self._stopping.is_set():
             await self._broker.clock.refresh()
             try:
-                projected = await self._step(wait=True) + await self.expire()
+                projected = await self._step(wait=not untidy) + await self.expire()
+                untidy = await self._housekeeping.tend(self._projectors, self._progress)
             except BrokerError as error:
                 await self._pause(error)
             else:
                 self._patience.succeeded()
-                if not projected and not self._broker.connection.blocking:
+                if not projected and not untidy and not self._broker.connection.blocking:
                     await self._broker.connection.wait_for_change(_POLL)
 
     async def _join(self) -> None:
@@ -227,7 +232,7 @@ class Tracker:
     async def _look_up(self, projector: Projector) -> Progress:
         progress = await self._broker.projections.progress(projector.partition, projector.streams)
         for stream, newest in (await self._broker.projections.newest(projector.streams)).items():
-            if _order(progress.positions[stream]) > _order(newest):
+            if order_of(progress.positions[stream]) > order_of(newest):
                 # The stream was emptied, or restored as it once was: what it gets now may have smaller
                 # ids. Facts are a set, so reading all of it again does no harm.
                 progress.positions[stream] = "0-0"
@@ -289,9 +294,3 @@ class Tracker:
             self._lose_track(projector)
         with anyio.move_on_after(_STANDBY):
             await self._stopping.wait()
-
-
-def _order(entry: str) -> tuple[int, int]:
-    """An entry id as what it is ordered by."""
-    milliseconds, _, number = entry.partition("-")
-    return int(milliseconds), int(number)

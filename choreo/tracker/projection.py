@@ -6,13 +6,11 @@ from collections import OrderedDict
 from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 
-import msgspec
-
 from choreo.broker.gate import Letter
 from choreo.broker.projections import Batch, Entry, Update
 from choreo.model.deadlines import Due, next_due
 from choreo.model.facts import Fact, Kind, View, add, decode_fact, encode_fact, encode_view, project
-from choreo.wire.envelope import Malformed, derive_id
+from choreo.wire.envelope import Malformed, refusal_id
 from choreo.wire.facts import Place, of_event, of_journal, of_malformed
 from choreo.wire.limits import MAX_ERROR_CHARACTERS, MAX_NAME_CHARACTERS
 from choreo.wire.topology import Topology
@@ -63,6 +61,12 @@ class Projector:
         self._timelines.clear()
         self._cached = 0
 
+    def drop(self, saga_ids: Iterable[str]) -> None:
+        """Drop what is cached of sagas that are forgotten."""
+        for saga_id in saga_ids:
+            timeline = self._timelines.pop(saga_id, None)
+            self._cached -= len(timeline.facts) if timeline else 0
+
     async def fold(self, version: int, read: Mapping[str, Sequence[Entry]], load: Load) -> Batch:
         """What entries make of the sagas they tell of; ``version`` is that of what is known so far."""
         batch = Batch(self.partition, version)
@@ -85,18 +89,15 @@ class Projector:
         for entry, fields in entries:
             try:
                 if stream == self.journal:
-                    saga_id, fact = of_journal(self._topology, self.partition, fields)
+                    yield of_journal(self._topology, self.partition, fields, entry)
                 else:
-                    saga_id, fact = of_event(self._topology, self.topics[stream], fields)
-                if not fact.time:
-                    fact = _at(fact, _entry_time(entry))
-                yield saga_id, fact
+                    yield of_event(self._topology, self.topics[stream], fields, entry)
             except Malformed as malformed:
                 letters.append(_letter(stream, entry, fields, malformed))
                 # Elsewhere it would make a second view of its saga.
                 subject = malformed.subject
                 if subject and self._topology.keys.partition(subject) == self.partition:
-                    yield malformed.subject, of_malformed(f"{stream}:{entry}", _entry_time(entry), malformed)
+                    yield malformed.subject, of_malformed(stream, entry, malformed)
 
     async def _fetch(self, saga_ids: Iterable[str], load: Load) -> None:
         """Have the timeline of each saga at hand, from the cache or as it was written."""
@@ -160,14 +161,8 @@ def _entry_time(entry: str) -> int:
     return int(entry.partition("-")[0])
 
 
-def _at(fact: Fact, time: int) -> Fact:
-    """A producer that gave no time: when the server took the entry in is the best that is known."""
-    return msgspec.structs.replace(fact, time=time)
-
-
 def _letter(stream: str, entry: str, fields: Mapping[bytes, bytes], malformed: Malformed) -> Letter:
     """The dead letter of a malformed entry: where it stood, and what can be kept of it."""
-    letter_id = derive_id("letter", malformed.reason, stream, entry)
     kept: list[str | bytes | int] = [
         "reason", malformed.reason.value, "time", _entry_time(entry), "stream", stream, "entry", entry,
         "error", malformed.detail[:MAX_ERROR_CHARACTERS],
@@ -178,7 +173,7 @@ def _letter(stream: str, entry: str, fields: Mapping[bytes, bytes], malformed: M
         kept += [b"field:" + name[:MAX_NAME_CHARACTERS], value[:_KEPT_BYTES]]
     if cut := _cut(fields):
         kept += ["cut", b" ".join(cut)]
-    return Letter(letter_id, tuple(kept), malformed.subject)
+    return Letter(refusal_id(malformed.reason, stream, entry), tuple(kept), malformed.subject)
 
 
 def _cut(fields: Mapping[bytes, bytes]) -> list[bytes]:

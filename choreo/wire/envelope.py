@@ -169,6 +169,11 @@ def derive_id(*parts: str) -> str:
     return urlsafe_b64encode(digest).decode()
 
 
+def refusal_id(reason: str, stream: str, entry: str) -> str:
+    """The id of the dead letter of an entry that no participant can own."""
+    return derive_id("letter", reason, stream, entry)
+
+
 def check_data(data: bytes) -> None:
     """Refuse ``data`` that no participant could decode, whatever its contract.
 

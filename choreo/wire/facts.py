@@ -54,24 +54,26 @@ def judge(topology: Topology, place: Place, entry: Mapping[bytes, bytes]) -> Env
     return envelope
 
 
-def of_event(topology: Topology, place: Place, entry: Mapping[bytes, bytes]) -> tuple[str, Fact]:
+def of_event(
+    topology: Topology, place: Place, entry: Mapping[bytes, bytes], entry_id: str = ""
+) -> tuple[str, Fact]:
     """The saga id and the fact of an entry of a topic.
 
     Raises:
         Malformed: as :func:`judge` does.
     """
     envelope = judge(topology, place, entry)
-    return envelope.subject, _event_fact(topology, envelope)
+    return envelope.subject, _event_fact(topology, envelope, entry_id)
 
 
-def _event_fact(topology: Topology, envelope: Envelope) -> Fact:
+def _event_fact(topology: Topology, envelope: Envelope, entry_id: str) -> Fact:
     participant, _, rest = envelope.source.partition("/")
     step, _, undo = rest.partition("/")
     saga = topology.saga_type_of(envelope.type, envelope.sagatype)
     return Fact(
         id=envelope.id,
         kind=Kind.EVENT,
-        time=envelope.time,
+        time=envelope.time or _time_of(entry_id),
         type=envelope.type,
         cause=envelope.cause,
         participant=participant,
@@ -85,6 +87,7 @@ def _event_fact(topology: Topology, envelope: Envelope) -> Fact:
         asks=envelope.asks,
         ledger=tuple(envelope.ledger.split()),
         note=_timed_out(envelope.data) if envelope.type == _TIMED_OUT else "",
+        entry=entry_id,
     )
 
 
@@ -99,7 +102,14 @@ def _timed_out(data: bytes) -> str:
         return ""
 
 
-def of_journal(topology: Topology, partition: int, entry: Mapping[bytes, bytes]) -> tuple[str, Fact]:
+def _time_of(entry_id: str) -> int:
+    """A producer that gave no time: when the server took the entry in is the best that is known."""
+    return int(entry_id.partition("-")[0] or 0)
+
+
+def of_journal(
+    topology: Topology, partition: int, entry: Mapping[bytes, bytes], entry_id: str = ""
+) -> tuple[str, Fact]:
     """The saga id and the fact of an entry of a partition's journal.
 
     Raises:
@@ -113,12 +123,13 @@ def of_journal(topology: Topology, partition: int, entry: Mapping[bytes, bytes])
         if text["state"] not in _STATES or not text["id"]:
             raise ValueError(f"id {text['id']!r}, state {text['state']!r}")
         fact = Fact(
-            id=text["id"], kind=Kind(text["kind"]), time=number(entry, "time"), type=text["type"],
+            id=text["id"], kind=Kind(text["kind"]), type=text["type"],
+            time=number(entry, "time") or _time_of(entry_id),
             cause=text["cause"], participant=text["participant"], step=text["step"], undo=text["undo"],
             began=number(entry, "began"), state=text["state"], seq=number(entry, "seq"),
             saga_type=text["sagatype"] if text["sagatype"] in topology.sagas else "",
             note=text["note"], detail=text["detail"], asks=tuple(text["asks"].split()),
-            attempt=number(entry, "attempt"), due=number(entry, "due"),
+            attempt=number(entry, "attempt"), due=number(entry, "due"), entry=entry_id,
             order=text["order"], settles=tuple(text["settles"].split()),
         )  # fmt: skip
     except (ValueError, UnicodeDecodeError, InvalidSagaId) as error:
@@ -139,9 +150,9 @@ def _words(entry: Mapping[bytes, bytes], name: str) -> str:
     return value.decode()
 
 
-def of_malformed(place: str, time: int, malformed: Malformed) -> Fact:
-    """The fact that an entry naming a saga was refused. ``place`` is its stream and id, ``time`` is in ms."""
+def of_malformed(stream: str, entry_id: str, malformed: Malformed) -> Fact:
+    """The fact that an entry naming a saga was refused; ``stream`` is the key where it stands."""
     return Fact(
-        id=f"refused:{place}", kind=Kind.REFUSED, time=time,
+        id=f"refused:{stream}:{entry_id}", kind=Kind.REFUSED, time=_time_of(entry_id), entry=entry_id,
         note=f"{malformed.reason.value}: {malformed.detail}", detail=malformed.reason.value,
     )  # fmt: skip

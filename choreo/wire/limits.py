@@ -33,6 +33,14 @@ MAX_DUE = 100
 MAX_UNREAD = 200
 #: Days of a deadline.
 MAX_DEADLINE_DAYS = 3_650
+#: Entries of one stream that one script trims at most, about.
+MAX_TRIMMED = 10_000
+#: Sagas of one partition that one script forgets at most.
+MAX_FORGOTTEN = 100
+#: Seconds for which streams and ended sagas are kept unless streams.yaml says otherwise.
+DEFAULT_KEEP = 7 * 86_400.0
+#: Seconds for which deliveries for one participant only are kept at most: queues need no history.
+MAX_INBOX_KEEP = 3_600.0
 #: Partitions of a namespace.
 MAX_PARTITIONS = 1_024
 #: The oldest server whose commands suffice (major, minor).

@@ -1,10 +1,10 @@
-"""The ``defaults`` of streams.yaml: how often and how long handlers may try unless they say otherwise."""
+"""The ``defaults`` of streams.yaml: how handlers try, and how long is kept what is over."""
 
 from __future__ import annotations
 
 import re
 from collections.abc import Callable
-from typing import Any, get_args
+from typing import Any, NamedTuple, get_args
 
 import yaml
 
@@ -18,19 +18,25 @@ _RETRY: dict[str, str] = {
 }  # fmt: skip
 
 
-def read_defaults(reader: Reader, node: yaml.Node, base: Policy) -> Policy:
-    """The policy that ``defaults`` describes; what it leaves open is as in ``base``.
+class Defaults(NamedTuple):
+    """What ``defaults`` says."""
 
-    Faults go to ``reader``.
-    """
+    policy: Policy
+    keep: float
+    """Seconds for which is kept what is over."""
+
+
+def read_defaults(reader: Reader, node: yaml.Node, base: Defaults) -> Defaults:
+    """What ``defaults`` says; what it leaves open is as in ``base``. Faults go to ``reader``."""
     entries = reader.mapping(node, "`defaults`", "defaults: {timeout: 30s, retry: {attempts: 5}}")
-    reader.known(entries, ("timeout", "retry", "on_failure"), "`defaults`")
-    retry = base.retry
+    reader.known(entries, ("timeout", "retry", "on_failure", "keep"), "`defaults`")
+    retry = base.policy.retry
     if "retry" in entries:
         retry = _read_retry(reader, entries["retry"].value) or retry
     timeout = read_duration(reader, entries.get("timeout"), "`timeout`")
     on_failure = _value(reader, entries.get("on_failure"), "`on_failure`", "choice")
-    return Policy(retry, timeout, on_failure).over(base)
+    keep = read_duration(reader, entries.get("keep"), "`keep`")
+    return Defaults(Policy(retry, timeout, on_failure).over(base.policy), keep or base.keep)
 
 
 def _read_retry(reader: Reader, node: yaml.Node) -> Retry | None:

@@ -1,4 +1,4 @@
-"""One entry of the ``sagas`` of streams.yaml: how a kind of saga begins and ends, and by when."""
+"""One entry of the ``sagas`` of streams.yaml: how a kind of saga begins and ends, and for how long."""
 
 from __future__ import annotations
 
@@ -13,9 +13,7 @@ from choreo.wire.nodes import Entry, Reader, is_a, line_of, quote, suggest
 from choreo.wire.policy_yaml import read_duration
 from choreo.wire.topology import SagaType
 
-#: Words of a later version. Accepting them would promise what nobody keeps.
-_LATER = ("keep",)
-_SAGA_KEYS = ("starts_with", "completes_with", "aborts_with", "deadline", "expects")
+_SAGA_KEYS = ("starts_with", "completes_with", "aborts_with", "deadline", "expects", "keep")
 _EXPECTS_KEYS = ("after", "within", "one_of")
 _EXAMPLE = "{after: OrderPlaced, within: 30s, one_of: [PaymentCaptured]}"
 
@@ -44,17 +42,13 @@ class _Saga:
         self.entry = entry
         self.label = f"saga {quote(entry.name)}"
         keys = reader.mapping(entry.value, self.label, "{starts_with: ..., completes_with: [...]}")
-        for word in [word for word in _LATER if word in keys]:
-            reader.fault(
-                keys.pop(word).node, f"this version does not enforce `{word}` yet, so it must not be there;"
-                " take it out"
-            )
         reader.known(keys, _SAGA_KEYS, self.label)
         self.starts = self._events(keys, "starts_with", or_one=True)
         self.completes_when_all = False
         self.completes = self._completes(keys)
         self.aborts = self._events(keys, "aborts_with", required=False)
         self.deadline = _milliseconds(reader, keys.get("deadline"), f"`deadline` of {self.label}")
+        self.keep = read_duration(reader, keys.get("keep"), f"`keep` of {self.label}")
         self.expects = self._read_expects(keys["expects"]) if "expects" in keys else []
 
     def _events(
@@ -149,6 +143,7 @@ class _Saga:
             completes_when_all=self.completes_when_all,
             aborts_with=frozenset(self.aborts),
             deadlines=Deadlines(self.deadline, tuple(each.build() for each in self.expects)),
+            keep=self.keep,
             line=line_of(self.entry.node),
         )
 

@@ -15,10 +15,9 @@ import yaml
 
 from choreo.errors import ConfigurationError, Fault
 from choreo.model.event import OWN_EVENTS
-from choreo.model.policy import Policy
-from choreo.wire.limits import MAX_PARTITIONS
+from choreo.wire.limits import DEFAULT_KEEP, MAX_PARTITIONS
 from choreo.wire.nodes import Entry, Reader, is_a, line_of, quote
-from choreo.wire.policy_yaml import read_defaults
+from choreo.wire.policy_yaml import Defaults, read_defaults, read_duration
 from choreo.wire.saga_yaml import read_saga
 from choreo.wire.topology import DEFAULT_POLICY, OWN_STREAM, SagaType, Topology
 
@@ -79,16 +78,20 @@ class _Sections:
         self.entries = reader.mapping(root, "the file", "namespace: shop")
         reader.known(self.entries, _SECTIONS, "the file")
         self.lines: dict[str, int] = {}
+        self.keeps: dict[str, float] = {}
 
     def read(self) -> Topology:
         streams = self._streams()
+        defaults = self._defaults()
         return Topology(
             namespace=self._namespace(),
             partitions=self._partitions(),
             streams=streams,
             participants=self._participants(),
             sagas=self._sagas({event for events in streams.values() for event in events}),
-            defaults=self._defaults(),
+            defaults=defaults.policy,
+            keep=defaults.keep,
+            stream_keeps=self.keeps,
             redis=self._redis(),
             source=self.source,
             lines=self.lines,
@@ -115,10 +118,11 @@ class _Sections:
         self.reader.fault(node, f"`partitions` must be a whole number from 1 to {MAX_PARTITIONS:,}")
         return DEFAULT_PARTITIONS
 
-    def _defaults(self) -> Policy:
+    def _defaults(self) -> Defaults:
+        base = Defaults(DEFAULT_POLICY, DEFAULT_KEEP)
         if "defaults" not in self.entries:
-            return DEFAULT_POLICY
-        return read_defaults(self.reader, self.entries["defaults"].value, DEFAULT_POLICY)
+            return base
+        return read_defaults(self.reader, self.entries["defaults"].value, base)
 
     def _redis(self) -> str | None:
         if "redis" not in self.entries:
@@ -145,7 +149,7 @@ class _Sections:
         for entry in entries.values():
             self._stream_name(entry)
             self.lines[f"stream:{entry.name}"] = line_of(entry.node)
-            events = self._stream_events(entry)
+            events = self._read_stream(entry)
             streams[entry.name] = tuple(events)
             for event, node in events.items():
                 self._carry(entry.name, event, node, carriers)
@@ -159,10 +163,13 @@ class _Sections:
         else:
             self.reader.name(entry.node, "stream name")
 
-    def _stream_events(self, entry: Entry) -> dict[str, yaml.Node]:
+    def _read_stream(self, entry: Entry) -> dict[str, yaml.Node]:
         reader, label = self.reader, f"stream {quote(entry.name)}"
         keys = reader.mapping(entry.value, label, "{events: [OrderPlaced]}")
-        reader.known(keys, ("events",), label)
+        reader.known(keys, ("events", "keep"), label)
+        keep = read_duration(reader, keys.get("keep"), f"`keep` of {label}")
+        if keep is not None:
+            self.keeps[entry.name] = keep
         if "events" not in keys:
             if is_a(entry.value, "map"):
                 reader.fault(entry.node, f"{label} carries nothing; add `events: [OrderPlaced]`")

@@ -11,6 +11,7 @@ from choreo.model.deadlines import NO_DEADLINES, Deadlines
 from choreo.model.event import OWN_EVENTS
 from choreo.model.policy import Policy, Retry
 from choreo.wire.keys import Keys
+from choreo.wire.limits import DEFAULT_KEEP, MAX_INBOX_KEEP
 
 #: What holds where neither a handler nor streams.yaml says anything.
 DEFAULT_POLICY = Policy(retry=Retry())
@@ -29,6 +30,8 @@ class SagaType:
     """Whether every event of ``completes_with`` must have been emitted, or any one is enough."""
     aborts_with: frozenset[str] = frozenset()
     deadlines: Deadlines = NO_DEADLINES
+    keep: float | None = None
+    """Seconds for which what is known of it is kept when it has ended; ``None``: as for all."""
     line: int = 0
     """Where it stands in the file."""
 
@@ -46,6 +49,10 @@ class Topology:
     sagas: dict[str, SagaType] = field(default_factory=dict)
     defaults: Policy = DEFAULT_POLICY
     """What holds for handlers that do not say otherwise."""
+    keep: float = DEFAULT_KEEP
+    """Seconds for which entries of streams, and what is known of ended sagas, are kept at least."""
+    stream_keeps: dict[str, float] = field(default_factory=dict)
+    """Stream name -> the same for its entries, where it differs."""
     redis: str | None = None
     """The server's URL, if the file names one."""
     source: Path | None = None
@@ -90,3 +97,17 @@ class Topology:
     def saga_type_of(self, event_type: str, declared: str = "") -> SagaType | None:
         """The saga type of an event: the one its envelope declares, else the one that its type starts."""
         return self.sagas.get(declared) or self.starts.get(event_type)
+
+    def keep_of_stream(self, name: str) -> float:
+        """Seconds for which entries of a topic are kept at least."""
+        return self.stream_keeps.get(name, self.keep)
+
+    def keep_of_saga(self, saga_type: str) -> float:
+        """Seconds for which what is known of a saga is kept at least, when it has ended."""
+        saga = self.sagas.get(saga_type)
+        return self.keep if saga is None or saga.keep is None else saga.keep
+
+    @property
+    def keep_of_inboxes(self) -> float:
+        """Seconds for which handled deliveries for one participant only are kept."""
+        return min(self.keep, MAX_INBOX_KEEP)

@@ -169,15 +169,6 @@ def test_the_defaults_of_the_page_hold() -> None:
     assert bare.defaults.timeout is None
 
 
-def test_words_of_later_versions_are_told() -> None:
-    """What the page says to be refused because it is not kept yet is refused for that."""
-    for word in ("keep",):
-        section = f"sagas: {{order: {{starts_with: Placed, completes_with: [Shipped], {word}: 5m}}}}"
-        assert faults(with_section(section)) == [
-            f"this version does not enforce `{word}` yet, so it must not be there; take it out"
-        ]
-
-
 def test_yaml_of_the_other_pages_is_yaml() -> None:
     """Every YAML block of every page can be read; whole files are right."""
     for each in all_pages():

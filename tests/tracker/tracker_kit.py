@@ -10,7 +10,6 @@ from functools import partial
 from typing import Any, TypeAlias
 
 import anyio
-import msgspec
 
 from choreo import Abort, Event, Participant, Retry
 from choreo.broker.broker import Broker
@@ -22,6 +21,7 @@ from choreo.tracker.follower import Tracker
 from choreo.tracker.projection import Projector
 from choreo.wire.envelope import Malformed
 from choreo.wire.facts import Place, of_event, of_journal, of_malformed
+from choreo.wire.keys import TRACKER_GROUP
 from choreo.wire.topology import SagaType, Topology
 
 #: Seconds within which whatever a test waits for must come.
@@ -136,15 +136,44 @@ async def run_sagas(
     topology: Topology, broker: Broker, amounts: Iterable[int], prefix: str = "s"
 ) -> list[str]:
     """Have sagas run to their end, without a tracker. Returns their ids."""
-    choreo = Choreography(topology, broker)
     async with running(*workers(topology, broker)):
-        ids = [
-            await choreo.start(Placed(amount), saga_id=f"{prefix}{number}")
-            for number, amount in enumerate(amounts)
-        ]
-        for saga_id in ids:
-            await until(lambda saga_id=saga_id: has_ended(broker, saga_id), f"{saga_id} to end")  # type: ignore[misc]
+        return await _start_and_wait(topology, broker, amounts, prefix)
+
+
+async def _start_and_wait(
+    topology: Topology, broker: Broker, amounts: Iterable[int], prefix: str
+) -> list[str]:
+    choreo = Choreography(topology, broker)
+    ids = [
+        await choreo.start(Placed(amount), saga_id=f"{prefix}{number}")
+        for number, amount in enumerate(amounts)
+    ]
+    for saga_id in ids:
+        await until(lambda saga_id=saga_id: has_ended(broker, saga_id), f"{saga_id} to end")  # type: ignore[misc]
     return ids
+
+
+async def run_to_rest(
+    topology: Topology, broker: Broker, amounts: Iterable[int], prefix: str = "s"
+) -> list[str]:
+    """As :func:`run_sagas`, and until every participant has read and acknowledged all that there is."""
+    async with running(*workers(topology, broker)):
+        ids = await _start_and_wait(topology, broker, amounts, prefix)
+        await until(lambda: is_at_rest(topology, broker), "every group to have done with everything")
+    return ids
+
+
+async def is_at_rest(topology: Topology, broker: Broker) -> bool:
+    """Whether no group of a participant has anything left to read or to acknowledge."""
+    for kind in ("stream", "inbox"):
+        for stream in await keys_of(broker, f"{{{topology.namespace}:*:{kind}:*"):
+            newest = (await broker.projections.newest([stream]))[stream]
+            for flat in await broker.connection.call("XINFO", "GROUPS", stream):
+                group = dict(zip(flat[::2], flat[1::2], strict=True))
+                at_end = group[b"last-delivered-id"].decode() == newest
+                if group[b"name"].decode() != TRACKER_GROUP and (group[b"pending"] or not at_end):
+                    return False
+    return True
 
 
 async def has_ended(broker: Broker, saga_id: str) -> bool:
@@ -226,16 +255,14 @@ def _tell(
     topology: Topology, stream: str, place: Place, entry: str, flat: Sequence[bytes]
 ) -> Iterable[tuple[str, Fact]]:
     fields = dict(zip(flat[::2], flat[1::2], strict=True))
-    time = int(entry.partition("-")[0])
     try:
         if place.topic:
-            saga_id, fact = of_event(topology, place, fields)
+            yield of_event(topology, place, fields, entry)
         else:
-            saga_id, fact = of_journal(topology, place.partition, fields)
-        yield saga_id, fact if fact.time else msgspec.structs.replace(fact, time=time)
+            yield of_journal(topology, place.partition, fields, entry)
     except Malformed as malformed:
         if malformed.subject:
-            yield malformed.subject, of_malformed(f"{stream}:{entry}", time, malformed)
+            yield malformed.subject, of_malformed(stream, entry, malformed)
 
 
 async def catch_up(topology: Topology, broker: Broker) -> Projected:

@@ -151,7 +151,7 @@ def test_sections_that_are_no_mappings(written: str) -> None:
     [
         ("{timout: 5s}", "unknown key `timout` in `defaults`; did you mean `timeout`?"),
         ("{retries: 5}", "unknown key `retries` in `defaults`; did you mean `retry`?"),
-        ("{lease: 5s}", "unknown key `lease` in `defaults`; known here: timeout, retry, on_failure"),
+        ("{lease: 5s}", "unknown key `lease` in `defaults`; known here: timeout, retry, on_failure, keep"),
         ("{retry: {attemps: 5}}", "unknown key `attemps` in `retry`; did you mean `attempts`?"),
         (
             "{retry: {errors: [OSError]}}",

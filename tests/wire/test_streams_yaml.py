@@ -223,13 +223,44 @@ def test_a_file_that_lacks_the_main_things(text: str, line: int, what: str) -> N
         ("starts_with: A\ncompletes_with: [B]\naborts_with: [B]", 8, "B aborts saga `order` here and"),
         ("starts_with: A\ncompletes_with: [A]", 7, "A starts saga `order`, so it cannot"),
         ("starts_with: A\ncompletes_with: [B]\naborts_with: [A]", 8, "A starts saga `order`, so it cannot"),
-        ("starts_with: A\ncompletes_with: [B]\nkeep: 7d", 8, "this version does not enforce `keep`"),
+        ("starts_with: A\ncompletes_with: [B]\nkeep: long", 8, "`keep` of saga `order` must be a span of time"),
         ("starts_with: A\ncompletes_with: [B]\naborts: [C]", 8, "did you mean `aborts_with`?"),
     ],
 )
 def test_a_saga_that_cannot_be(body: str, line: int, what: str) -> None:
     """Each kind of mistake in a saga is the one fault that is told, in its line."""
     fault = the_fault(saga(body))
+    assert what in fault.what
+    assert fault.where == f"streams.yaml:{line}"
+
+
+def test_what_is_over_is_kept_for_a_week_unless_said_otherwise() -> None:
+    """`keep` of a stream or a saga wins over that of `defaults`, and that over a week."""
+    topology = parse(saga("starts_with: A\ncompletes_with: [B]"))
+    week = 7 * 86_400
+    assert {topology.keep, topology.keep_of_stream("orders"), topology.keep_of_saga("order")} == {week}
+    topology = parse(
+        "namespace: shop\ndefaults: {keep: 2d}\n"
+        "streams: {a: {events: [A], keep: 1h}, b: {events: [B]}}\n"
+        "sagas: {one: {starts_with: A, completes_with: [B], keep: 9d}, two: {starts_with: B, completes_with: [A]}}"
+    )
+    assert [topology.keep_of_stream(name) for name in ("a", "b", "choreo")] == [3600, 2 * 86_400, 2 * 86_400]
+    assert [topology.keep_of_saga(name) for name in ("one", "two", "")] == [9 * 86_400, 2 * 86_400, 2 * 86_400]
+    assert topology.keep_of_inboxes == 3600
+    assert parse(STREAMS + "defaults: {keep: 5s}").keep_of_inboxes == 5
+
+
+@pytest.mark.parametrize(
+    ("text", "line", "what"),
+    [
+        (STREAMS + "defaults: {keep: 0s}", 4, "`keep` must be longer than nothing"),
+        (STREAMS + "defaults: {keep: [1d]}", 4, "`keep` must be a span of time: 200ms, 30s, 5m, 1h or 7d"),
+        ("namespace: shop\nstreams: {a: {events: [A], keep: ever}}", 2, "`keep` of stream `a` must be a span"),
+    ],
+)
+def test_a_keep_that_cannot_be(text: str, line: int, what: str) -> None:
+    """It is told where it stands, and for what."""
+    fault = the_fault(text)
     assert what in fault.what
     assert fault.where == f"streams.yaml:{line}"
 

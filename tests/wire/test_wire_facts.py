@@ -85,9 +85,9 @@ def test_the_source_of_an_event_is_taken_apart() -> None:
 
 def test_a_refused_entry_is_a_fact_of_its_saga() -> None:
     """A saga that a malformed entry names hears of it: with the place, the code and the detail."""
-    fact = of_malformed("orders:1-1", 7, Malformed(Reason.DATA_NOT_JSON, "trailing comma", "s1"))
+    fact = of_malformed("orders", "7-1", Malformed(Reason.DATA_NOT_JSON, "trailing comma", "s1"))
     assert fact.kind is Kind.REFUSED
-    assert fact.id == "refused:orders:1-1"
+    assert fact.id == "refused:orders:7-1"
     assert fact.time == 7
     assert fact.detail == "data-not-json"
     assert fact.note == "data-not-json: trailing comma"

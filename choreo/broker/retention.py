@@ -1,0 +1,140 @@
+"""What does not stay for ever: trimming streams, and deleting what is kept of sagas that have ended."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from choreo.broker.connection import Argument, Connection
+from choreo.broker.groups import fields_of
+from choreo.model.saga import State
+from choreo.wire.keys import Keys
+from choreo.wire.limits import MAX_FORGOTTEN, MAX_TRIMMED
+
+#: An id in front of every entry, and one behind every entry: (milliseconds, number).
+BEGINNING = (0, 0)
+END = (1 << 64, 0)
+
+
+@dataclass(frozen=True, slots=True)
+class Keeping:
+    """A stream that is to be trimmed."""
+
+    stream: str
+    since: int
+    """What is older may go: milliseconds since the epoch."""
+    projected: bool
+    """Whether the tracker projects it, and so must have come past what goes."""
+
+
+@dataclass(frozen=True, slots=True)
+class Trimmed:
+    """What trimming the streams of a partition came to."""
+
+    removed: int
+    more: bool
+    """Whether there may be more to trim at once."""
+    horizon: tuple[int, int]
+    """The first entry that any of the streams still holds: what happened before it cannot be delivered
+    again. ``END`` if they are empty."""
+
+
+@dataclass(frozen=True, slots=True)
+class Ended:
+    """A saga that may be forgotten."""
+
+    saga_id: str
+    saga_type: str
+    state: State
+    """The state that it has ended in; if its record says otherwise, it stays."""
+    letters: Sequence[str] = ()
+    """Its dead letters that its record does not know. While any of its letters is open, it stays."""
+
+
+@dataclass(frozen=True, slots=True)
+class Forgotten:
+    """What forgetting came to."""
+
+    version: int
+    """Of the partition's projections, from now on."""
+    gone: Sequence[str]
+    """The ids of the sagas that are forgotten; the others stay."""
+
+
+@dataclass(frozen=True, slots=True)
+class Retention:
+    """Trimming and forgetting in one namespace."""
+
+    connection: Connection
+    keys: Keys
+
+    async def trim(self, partition: int, streams: Sequence[Keeping]) -> Trimmed:
+        """Trim streams of a partition, as far as every group and the tracker have done with them.
+
+        Bounded: what is left over goes with the next call. May be run by any number of processes.
+        """
+        names = [self.keys.tracker(partition), *(each.stream for each in streams)]
+        arguments: list[Argument] = [MAX_TRIMMED]
+        for each in streams:
+            arguments += (max(0, each.since), "1" if each.projected else "")
+        removed, more, first = await self.connection.run("trim", names, arguments)
+        return Trimmed(removed, bool(more), order_of(first.decode()) if first else END)
+
+    async def forget(self, partition: int, version: int, sagas: Sequence[Ended]) -> Forgotten | None:
+        """Delete all that is kept of ended sagas, each at once. ``version`` is that of the partition's
+        projections as the caller knows them; ``None`` if somebody else has written since.
+        """
+        keys = self.keys
+        names = [keys.tracker(partition), keys.letters(partition), keys.timers(partition)]
+        arguments: list[Argument] = [version]
+        for saga in sagas:
+            names += [
+                keys.record(partition, saga.saga_id), keys.work(partition, saga.saga_id),
+                keys.view(partition, saga.saga_id), keys.trace(partition, saga.saga_id),
+                keys.index(partition, saga.saga_type, saga.state),
+            ]  # fmt: skip
+            arguments += (saga.saga_id, saga.state, len(saga.letters), *saga.letters)
+        answer, *went = await self.connection.run("forget", names, arguments)
+        if answer == -1:
+            return None
+        gone = [saga.saga_id for saga, goes in zip(sagas, went, strict=True) if goes]
+        return Forgotten(answer, gone)
+
+    async def listed(
+        self, partition: int, ended: Sequence[tuple[str, State]], until: Sequence[int], skip: Sequence[int],
+    ) -> list[list[str]]:  # fmt: skip
+        """For each type and state the ids of sagas that began first, and no later than ``until`` (ms),
+        without the first ``skip`` of them; a page of each."""
+        commands = [
+            ("ZRANGEBYSCORE", self.keys.index(partition, saga_type, state), 0, latest,
+             "LIMIT", passed, MAX_FORGOTTEN)
+            for (saga_type, state), latest, passed in zip(ended, until, skip, strict=True)
+        ]  # fmt: skip
+        answers = await self.connection.call_many(commands)
+        return [
+            [] if isinstance(answer, Exception) else [saga_id.decode() for saga_id in answer]
+            for answer in answers
+        ]
+
+    async def deleted(self, streams: Sequence[str]) -> dict[str, str]:
+        """The newest entry that somebody deleted by hand (XDEL) from each stream where anybody did.
+
+        choreo itself only trims topics, journal and inboxes, which does not count here. Servers older
+        than 7.0 do not say; then nothing is found.
+        """
+        found = {}
+        commands = [("XINFO", "STREAM", stream) for stream in streams]
+        for stream, answer in zip(streams, await self.connection.call_many(commands), strict=True):
+            if not isinstance(answer, Exception):
+                newest = fields_of(answer).get(b"max-deleted-entry-id", b"0-0").decode()
+                if order_of(newest) > BEGINNING:
+                    found[stream] = newest
+        return found
+
+
+def order_of(entry: str) -> tuple[int, int]:
+    """A stream entry's id as what it is ordered by: (milliseconds, number)."""
+    milliseconds, _, number = entry.partition("-")
+    return int(milliseconds), int(number)
+
+
