@@ -18,6 +18,8 @@ Entry: TypeAlias = tuple[str, dict[bytes, bytes]]
 
 #: Sagas whose projections one script deletes at most.
 _WIPE = 500
+#: Sagas whose views are made from their timelines at once.
+_REMAKE = 200
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,6 +51,8 @@ class Batch:
     """Stream key -> the last entry that the batch holds."""
     updates: list[Update] = field(default_factory=list)
     letters: list[Letter] = field(default_factory=list)
+    remade: Sequence[str] = ()
+    """Sagas whose view was to be made from their timeline, and is."""
 
 
 @dataclass(slots=True)
@@ -86,8 +90,8 @@ class Projections:
         Raises:
             BrokerRefused: if one of them is no stream.
         """
-        there = await self.connection.call_many([("EXISTS", stream) for stream in streams])
-        asked = [stream for stream, exists in zip(streams, there, strict=True) if exists]
+        kinds = await self.connection.call_many([("TYPE", stream) for stream in streams])
+        asked = [stream for stream, kind in zip(streams, kinds, strict=True) if kind != b"none"]
         answers = await self.connection.call_many([("XINFO", "STREAM", stream) for stream in asked])
         for answer in answers:
             if isinstance(answer, Exception):
@@ -183,14 +187,21 @@ class Projections:
             found.update((int(float(score)), name.decode()) for name, score in fields_of(answer).items())
         return [saga_id for _, saga_id in sorted(found)[:limit]]
 
-    async def wipe(self, partition: int, *, begin: bool) -> None:
-        """Delete every projection of a partition and go back to the beginning of its streams.
+    async def unmade(self, partition: int) -> list[str]:
+        """Some of the sagas that have a timeline but no view since the last wipe; empty if none is left."""
+        found = await self.connection.call("ZRANGE", self.keys.unmade(partition), 0, _REMAKE - 1)
+        return [saga_id.decode() for saga_id in found]
 
+    async def wipe(self, partition: int, streams: Sequence[str], *, begin: bool) -> None:
+        """Delete every projection of a partition and go back to the beginning of its ``streams``.
+
+        Timelines stay of sagas that the streams do not tell whole any more; see :meth:`unmade`.
         Without ``begin`` only goes on with a wipe that was begun. Safe to run from several processes,
         and to be killed: whoever comes next goes on.
         """
         prefixes = self.keys.view(partition, ""), self.keys.trace(partition, "")
-        names = [self.keys.tracker(partition), self.keys.deadlines(partition)]
+        keys = self.keys
+        names = [keys.tracker(partition), keys.deadlines(partition), keys.unmade(partition), *streams]
         how = "begin" if begin else "go on"
         while await self.connection.run("wipe", names, [how, *prefixes, _WIPE]) != -1:
             how = "go on"
@@ -201,6 +212,7 @@ def _write_call(keys: Keys, batch: Batch) -> tuple[list[str], list[Argument]]:
     partition = batch.partition
     names = [
         keys.tracker(partition), keys.dead(partition), keys.letters(partition), keys.deadlines(partition),
+        keys.unmade(partition),
     ]  # fmt: skip
     checks: list[Argument] = []
     numbers: dict[str, int] = {}
@@ -229,4 +241,5 @@ def _write_call(keys: Keys, batch: Batch) -> tuple[list[str], list[Argument]]:
         mine = bool(saga_id) and keys.partition(saga_id) == partition
         record: Argument = number(keys.record(partition, saga_id)) if mine else ""
         body += (letter.id, record, len(letter.fields), *letter.fields)
+    body += (len(batch.remade), *batch.remade)
     return names, [TRACKER_GROUP, batch.version, len(checks) // 2, *checks, *body]

@@ -49,6 +49,9 @@ class Ended:
     """The state that it has ended in; if its record says otherwise, it stays."""
     letters: Sequence[str] = ()
     """Its dead letters that its record does not know. While any of its letters is open, it stays."""
+    planned: Sequence[str] = ()
+    """Events that may be parked although its ledger does not know: ``participant/step:event id`` of each.
+    While one of them is, it stays."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -94,6 +97,7 @@ class Retention:
                 keys.index(partition, saga.saga_type, saga.state),
             ]  # fmt: skip
             arguments += (saga.saga_id, saga.state, len(saga.letters), *saga.letters)
+            arguments += (len(saga.planned), *saga.planned)
         answer, *went = await self.connection.run("forget", names, arguments)
         if answer == -1:
             return None

@@ -134,7 +134,7 @@ class Tracker:
         """
         await self._broker.join()
         for projector in self._projectors:
-            await self._broker.projections.wipe(projector.partition, begin=True)
+            await self._broker.projections.wipe(projector.partition, projector.streams, begin=True)
             self._lose_track(projector)
         projected = await self.catch_up()
         if self._obstacle is not None:
@@ -224,10 +224,23 @@ class Tracker:
                 continue
             try:
                 await self._broker.groups.ensure(projector.streams, TRACKER_GROUP)
-                await self._broker.projections.wipe(partition, begin=False)
-                self._progress[partition] = await self._look_up(projector)
+                await self._broker.projections.wipe(partition, projector.streams, begin=False)
+                progress = await self._look_up(projector)
+                await self._remake(projector, progress)
+                self._progress[partition] = progress
             except BrokerRefused as error:
                 self._set_aside(projector, error)
+
+    async def _remake(self, projector: Projector, progress: Progress) -> None:
+        """Make the views that a wipe has left without one, though their entries were trimmed."""
+        partition = projector.partition
+        load = partial(self._broker.projections.load, partition)
+        while saga_ids := await self._broker.projections.unmade(partition):
+            batch = await projector.remake(progress.version, saga_ids, load)
+            version = await self._broker.projections.write(batch)
+            if version is None:
+                return  # another tracker does it; the next write of this one will be refused
+            progress.version = version
 
     async def _look_up(self, projector: Projector) -> Progress:
         progress = await self._broker.projections.progress(projector.partition, projector.streams)

@@ -6,6 +6,8 @@ from collections import OrderedDict
 from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 
+import msgspec
+
 from choreo.broker.gate import Letter
 from choreo.broker.projections import Batch, Entry, Update
 from choreo.model.deadlines import Due, next_due
@@ -83,6 +85,14 @@ class Projector:
         self._trim()
         return batch
 
+    async def remake(self, version: int, saga_ids: Sequence[str], load: Load) -> Batch:
+        """Views of sagas made from what their timelines hold, because the streams do not any more."""
+        batch = Batch(self.partition, version, remade=saga_ids)
+        await self._fetch(saga_ids, load)
+        batch.updates += [self._write(each, []) for each in saga_ids if self._timelines[each].facts]
+        self._trim()
+        return batch
+
     def _read_facts(
         self, stream: str, entries: Sequence[Entry], letters: list[Letter]
     ) -> Iterable[tuple[str, Fact]]:
@@ -117,8 +127,10 @@ class Projector:
         before = len(timeline.facts)
         new = [fact for fact in facts if add(timeline.facts, fact)]
         self._cached += len(timeline.facts) - before
-        if not new:
-            return None
+        return self._write(saga_id, new) if new else None
+
+    def _write(self, saga_id: str, new: Sequence[Fact]) -> Update:
+        timeline = self._timelines[saga_id]
         view, _ = self._view(saga_id, timeline)
         leave, timeline.listed = timeline.listed, _listed(view)
         packed = [encode_fact(fact) for fact in new]

@@ -16,6 +16,8 @@ from choreo.wire.limits import MAX_FORGOTTEN
 from choreo.wire.topology import Topology
 
 _Order = tuple[int, int]
+#: What the id of a fact that tells of a planned event begins with; the event's own id follows.
+PLANNED = "planned:"
 
 @dataclass(slots=True)
 class Forgetting:
@@ -68,8 +70,12 @@ class Forgetting:
         ended = []
         for view, timeline in zip(over, timelines, strict=True):
             facts = [decode_fact(each) for each in timeline]
-            if all(order_of(fact.entry) < horizon for fact in facts if fact.entry):
-                ended.append(Ended(view.id, view.type, view.status, tuple(_refusals(facts))))
+            planned = _planned(facts)
+            keep = round(self.topology.keep_of_saga(view.type) * 1000)
+            last = max([order_of(fact.entry) for fact in facts] + [(each.due + keep, 0) for each in planned])
+            if last < horizon and all(each.due <= until for each in planned):
+                lines = [f"{each.handler}:{each.id.removeprefix(PLANNED)}" for each in planned]
+                ended.append(Ended(view.id, view.type, view.status, list(_refusals(facts)), lines))
         if not ended:
             return 0
         forgotten = await self.broker.retention.forget(projector.partition, progress.version, ended)
@@ -86,3 +92,15 @@ def _refusals(facts: Iterable[Fact]) -> Iterable[str]:
         if fact.kind is Kind.REFUSED:
             stream = fact.id.removeprefix("refused:").removesuffix(f":{fact.entry}")
             yield refusal_id(fact.detail, stream, fact.entry)
+
+
+def _planned(facts: Sequence[Fact]) -> list[Fact]:
+    """The events that were planned and have not been published, as far as is known.
+
+    Those of the way forward are void when their saga unwinds; then they are waited for in vain, but no
+    longer than until they would have been due.
+    """
+    published = {fact.id for fact in facts if fact.kind is Kind.EVENT}
+    return [
+        fact for fact in facts if fact.kind is Kind.PLANNED and fact.id.removeprefix(PLANNED) not in published
+    ]

@@ -20,6 +20,7 @@ key                            type    what it holds, and for how long
 ``{ns:p}:index:<type>:<state>`` zset   saga id by start time (ms), for listing; can be rebuilt
 ``{ns:p}:deadlines``           zset    saga id by when its next deadline passes (ms); can be rebuilt
 ``{ns:p}:tracker``             hash    how far the tracker has read each stream
+``{ns:p}:unmade``              zset    in a rebuild: sagas whose view is yet to be made from their trace
 ``ns:meta``                    hash    layout version, partitions
 ``ns:contracts``               hash    participant -> its contract (JSON), as its workers last said
 ``ns:paused``                  hash    participant -> who paused it, when and why (JSON), until it is resumed
@@ -121,3 +122,6 @@ class Keys:
 
     def tracker(self, partition: int) -> str:
         return f"{self._tags[partition]}:tracker"
+
+    def unmade(self, partition: int) -> str:
+        return f"{self._tags[partition]}:unmade"

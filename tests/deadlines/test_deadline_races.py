@@ -143,7 +143,7 @@ async def test_a_rebuild_beside(open_broker: OpenBroker, namespace: str) -> None
         stage.clock.now += HOUR
         for partition in range(topology.partitions):
             projections, keys = stage.broker.projections, topology.keys
-            await projections.wipe(partition, begin=True)
+            await projections.wipe(partition, [], begin=True)
             await stage.broker.connection.call("HSET", keys.tracker(partition), "wiping", "1")
         assert await stage.armed() == {}
         assert await stage.tracker.expire() == 0

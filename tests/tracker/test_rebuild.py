@@ -107,7 +107,7 @@ async def test_a_rebuild_and_a_tracker_do_not_lose_each_others_facts(
     at_work = Hand(topology, broker)
     while await at_work.step(500):
         pass
-    await broker.projections.wipe(0, begin=True)
+    await broker.projections.wipe(0, at_work.projector.streams, begin=True)
     rebuilding = Hand(topology, broker)
     assert await rebuilding.write(await rebuilding.fold(1))
     half_way = await rebuilding.fold(1)
@@ -150,10 +150,8 @@ async def test_a_wipe_that_is_killed_is_finished_by_the_next_tracker(
     keys = topology.keys
     for partition in range(topology.partitions):
         prefixes = [keys.view(partition, ""), keys.trace(partition, "")]
-        assert await broker.connection.run("wipe", [keys.tracker(partition)], ["begin", *prefixes, 1]) in (
-            1,
-            -1,
-        )
+        names = [keys.tracker(partition), keys.deadlines(partition), keys.unmade(partition)]
+        assert await broker.connection.run("wipe", names, ["begin", *prefixes, 1]) in (1, -1)
     await add_entry(broker, keys.journal(0), {b"not": b"ours"})
     assert not await stale.write(await stale.fold(1)), "nothing is written while views are being deleted"
     assert await catch_up(topology, broker) == right

@@ -15,6 +15,7 @@ from tracker_kit import (
     STUCK,
     Hand,
     Placed,
+    add_entry,
     catch_up,
     keys_of,
     look,
@@ -126,20 +127,42 @@ async def test_a_saga_that_is_not_as_its_view_says_stays(broker: Broker, topolog
     assert saga_id in (await look(topology, broker)).views
 
 
-async def test_a_parked_attempt_keeps_its_saga(broker: Broker, topology: Topology) -> None:
-    """A completed saga with a step that is to be tried again stays: it would begin anew otherwise."""
+@pytest.mark.parametrize("row", ["a:payments/charge:e1", "t:payments/charge:e1"])
+async def test_an_attempt_or_event_to_come_keeps_its_saga(
+    broker: Broker, topology: Topology, row: str
+) -> None:
+    """A completed saga with a step that is to be tried again, or an event that is planned, stays: it would
+    begin anew otherwise."""
     (saga_id,) = await run_to_rest(topology, broker, [1])
     await catch_up(topology, broker)
     keys, partition = topology.keys, topology.keys.partition(saga_id)
-    turn = "payments/charge:e1"
-    await broker.connection.call("HSET", keys.work(partition, saga_id), f"a:{turn}", "1 token")
-    await broker.connection.call("ZADD", keys.timers(partition), 1, f"{turn} {saga_id}")
+    await broker.connection.call("HSET", keys.work(partition, saga_id), row, "1 token")
     await tidy(topology, broker, 8)
     assert await broker.sagas.state(saga_id) is State.COMPLETED
-    await broker.connection.call("DEL", keys.timers(partition))
+    await broker.connection.call("HDEL", keys.work(partition, saga_id), row)
     await tidy(topology, broker, 8)
     assert await broker.sagas.state(saga_id) is None
     assert await keys_left(broker, topology, "work") == []
+
+
+async def test_a_planned_event_of_the_way_back_keeps_its_saga(broker: Broker, topology: Topology) -> None:
+    """An undo may plan an event for months later: until then, and a `keep` more, its saga stays."""
+    (saga_id,) = await run_to_rest(topology, broker, [NO_STOCK])
+    keys, partition = topology.keys, topology.keys.partition(saga_id)
+    timer = f"plan:payments/charge:e9 {saga_id}"
+    due = wall_clock() + 30 * DAY
+    await broker.connection.call("ZADD", keys.timers(partition), due, timer)
+    planned = {"id": "planned:e9", "kind": "planned", "subject": saga_id, "time": str(wall_clock()),
+               "type": "Refunded", "participant": "payments", "step": "charge", "due": str(due)}  # fmt: skip
+    fields = {name.encode(): value.encode() for name, value in planned.items()}
+    await add_entry(broker, keys.journal(partition), fields)
+    await catch_up(topology, broker)
+    for days in (8, 31, 38):
+        await tidy(topology, broker, days)
+        assert saga_id in (await look(topology, broker)).views
+    await broker.connection.call("DEL", keys.timers(partition))
+    await tidy(topology, broker, 38)
+    assert (await look(topology, broker)).views == {}
 
 
 async def test_long_sagas_do_not_hide_those_behind_them(

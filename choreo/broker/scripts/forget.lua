@@ -4,12 +4,14 @@
 --
 -- KEYS  1 the tracker's progress (hash), 2 states of dead letters, 3 timers, then for each saga: record,
 --       work, view, trace, index
--- ARGV  1 version, then for each saga: id, the state that it ended in, how many letters, their ids
+-- ARGV  1 version, then for each saga: id, the state that it ended in, how many letters, their ids, how many
+--       planned events of the way back, each <participant>/<step>:<event id>
 -- Returns the new version, then 1 for each saga that went and 0 for one that stays; or -1 when somebody
 -- else has written since the caller learnt the version, or the views are being rebuilt.
 --
--- A saga stays when its record says that it has not ended so, when an attempt of one of its steps is
--- still parked, when one of its letters waits for an operator, or when a key has the wrong type.
+-- A saga stays when its record says that it has not ended so, when one of its letters waits for an
+-- operator, or when a key has the wrong type. It stays as well while an attempt or an event of it is still
+-- to come: handled later, that would begin the saga anew.
 
 local at = 1
 local function take()
@@ -34,22 +36,31 @@ local function any_open_in(record)
   return false
 end
 
-local function any_parked(work, id)
+local function any_to_come(work)
   for _, field in ipairs(redis.call('HKEYS', work)) do
-    local turn = string.match(field, '^a:(.*)$')
-    if turn and redis.call('ZSCORE', KEYS[3], turn .. ' ' .. id) then return true end
+    if string.find(field, '^[at]:') then return true end
   end
   return false
 end
 
+local function any_planned(count, id)
+  local planned = false
+  for _ = 1, count do
+    local timer = 'plan:' .. take() .. ' ' .. id
+    planned = planned or redis.call('ZSCORE', KEYS[3], timer)
+  end
+  return planned
+end
+
 local function may_go(saga)
   local open = any_open(tonumber(take()))
-  if open or misfit(saga.record, 'hash') or misfit(saga.work, 'hash') or misfit(saga.index, 'zset') then
+  local planned = any_planned(tonumber(take()), saga.id)
+  if open or planned or misfit(saga.record, 'hash') or misfit(saga.work, 'hash') or misfit(saga.index, 'zset') then
     return false
   end
   local state = redis.call('HGET', saga.record, 'state')
   if state and state ~= saga.ended then return false end
-  return not any_open_in(saga.record) and not any_parked(saga.work, saga.id)
+  return not any_open_in(saga.record) and not any_to_come(saga.work)
 end
 
 if misfit(KEYS[1], 'hash') or misfit(KEYS[2], 'hash') or misfit(KEYS[3], 'zset') then return { -1 } end

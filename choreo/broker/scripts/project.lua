@@ -2,14 +2,15 @@
 --
 -- Write what the tracker made of a batch of entries of one partition, all or nothing.
 --
--- KEYS  1 progress (hash), 2 dead letters, 3 their states, 4 deadlines, then: streams read; views, traces,
---       indexes
+-- KEYS  1 progress (hash), 2 dead letters, 3 their states, 4 deadlines, 5 sagas to be made from their
+--       traces (zset), then: streams read; views, traces, indexes
 -- ARGV  1 group, 2 version, 3 how many lists and indexes, each: key number, type that it must have;
 --       how many streams, each: key number, position to be at;
 --       how many sagas, each: view key number, trace key number, id, view, start time,
 --         index to leave ('' none), index to be in, next deadline (ms; '' none),
 --         how many facts, the facts;
---       how many letters, each: id, number of its saga's record ('' none), how many fields, the fields
+--       how many letters, each: id, number of its saga's record ('' none), how many fields, the fields;
+--       how many sagas are made from their traces now, their ids
 -- Returns the new version; -1 when somebody else has written since the caller learnt the version, or
 -- the views are being rebuilt: then nothing is written, and the caller must look again where to go on;
 -- or the key that is in the way because it has the wrong type: then nothing is written either.
@@ -27,6 +28,7 @@ local function obstacle()
   if misfit(KEYS[2], 'stream') then return KEYS[2] end
   if misfit(KEYS[3], 'hash') then return KEYS[3] end
   if misfit(KEYS[4], 'zset') then return KEYS[4] end
+  if misfit(KEYS[5], 'zset') then return KEYS[5] end
   for _ = 1, tonumber(take()) do
     local key, wanted = take_key(), take()
     if misfit(key, wanted) then return key end
@@ -78,6 +80,7 @@ for number = 1, tonumber(take()) do
 end
 for _ = 1, tonumber(take()) do write_saga() end
 for _ = 1, tonumber(take()) do write_letter() end
+for _ = 1, tonumber(take()) do redis.call('ZREM', KEYS[5], take()) end
 -- Moving the group along lets generic tools see how far the tracker is, and trimming stay behind it.
 for _, stream in ipairs(streams) do
   redis.pcall('XGROUP', 'SETID', stream[1], ARGV[1], stream[2])
