@@ -43,7 +43,7 @@ class Housekeeping:
         self._pause = max(_SHORTEST_PAUSE, _ROUND / topology.partitions)
         self._next = 0
         self._refused: set[int] = set()
-        self._due = 0.0
+        self._due: float | None = None
         self._participants: Sequence[str] = ()
         self._asked = -_CENSUS
 
@@ -53,6 +53,8 @@ class Housekeeping:
         Returns whether there is more to do at once.
         """
         began = anyio.current_time()
+        if self._due is None:  # who has just come reads first
+            self._due = began + self._pause
         more = False
         while anyio.current_time() >= self._due and anyio.current_time() - began < _TURN:
             projector = projectors[self._next % len(projectors)]
