@@ -94,7 +94,7 @@ class _Loop:
                 secrets.token_urlsafe(6), "", int(time.time() * 1000), 1,
                 "", "", "", "", "", 0, "", 1,
                 7, urlsafe_b64encode(digest), name, "c1" if name == "OrderShipped" else "",
-                msgspec.json.encode(event),
+                msgspec.json.encode(event), "",
             )  # fmt: skip
             keys += (
                 chain.TOPOLOGY.keys.record(partition, subject), chain.TOPOLOGY.keys.work(partition, subject)

@@ -15,6 +15,7 @@ from choreo.broker.clock import Clock
 from choreo.broker.gate import Answer, Decision, Gate, Identity, Verdict
 from choreo.broker.patience import Outage, Patience, pause_after
 from choreo.errors import BrokerError, BrokerUnavailable, Unsendable
+from choreo.runtime.lives import Pending, driven
 from choreo.wire.limits import MAX_BATCH, MAX_BATCH_BYTES
 
 logger = logging.getLogger("choreo.runtime")
@@ -25,7 +26,7 @@ class _Waiting:
     """A decision, and whoever waits for its answer."""
 
     decision: Decision
-    answer: asyncio.Future[Answer]
+    answer: Pending[Answer]
     tries: int = 0
     """How often the server has refused it alone, or its partition's batch."""
 
@@ -67,8 +68,10 @@ class Committer:
         Raises:
             Unsendable: if the decision holds something that cannot be sent.
         """
-        waiting = _Waiting(decision, asyncio.get_running_loop().create_future())
+        waiting = _Waiting(decision, Pending())
         self._queue([waiting])
+        if driven():
+            return await waiting.answer
         while True:
             try:
                 return await asyncio.shield(waiting.answer)
@@ -150,8 +153,8 @@ class Committer:
         if len(every) > 1:
             for partition, waiting in every:
                 await self._flush({partition: [waiting]})
-        elif not every[0][1].answer.done():
-            every[0][1].answer.set_exception(error)
+        else:
+            every[0][1].answer.fail(error)
 
     def _hand_out(self, batch: list[_Waiting], result: list[Answer] | Exception) -> None:
         """Give everyone an answer; set aside what the server has refused."""
@@ -163,8 +166,8 @@ class Committer:
             if answer.verdict is Verdict.BLOCKED:
                 key = answer.rest[0].decode()
                 self._set_aside(waiting, f"{key} has the wrong type, or is full; delete or rename it")
-            elif not waiting.answer.done():
-                waiting.answer.set_result(answer)
+            else:
+                waiting.answer.settle(answer)
 
     def _set_aside(self, waiting: _Waiting, why: BaseException | str) -> None:
         (self._patience if isinstance(why, BrokerUnavailable) else self._obstacles).failed(why)

@@ -18,6 +18,7 @@ from choreo.model.contract import Handler, Outcome, check_emitted, check_outcome
 from choreo.model.event import Event, type_name
 from choreo.model.participant import Step, Undo
 from choreo.model.policy import Policy
+from choreo.runtime.lives import may_wait, own_task
 from choreo.wire.envelope import Envelope, encode_data
 from choreo.wire.limits import MAX_EMITTED, MAX_ERROR_CHARACTERS, MAX_TRACEBACK_CHARACTERS
 
@@ -45,6 +46,8 @@ class Bench:
         self._threads = threads
         # With threads of their own, undos do not wait until steps have returned theirs.
         self._undo_threads = undo_threads or threads
+        handlers: list[Step[Any] | Undo] = [step, *([step.compensation] if step.compensation else [])]
+        self._may_wait = {each: may_wait(each.function) for each in handlers}
         self._inputs = {type_name(event): _decoder(event) for event in step.on}
         self._results = {type_name(event): _decoder(event) for event in step.outcome.types}
 
@@ -83,6 +86,9 @@ class Bench:
     ) -> Any:
         if handler.takes_context:
             arguments = [*arguments, context]
+        if handler.is_async and not self._may_wait[handler]:
+            return await _tamed(handler.function(*arguments))
+        await own_task()
         if handler.is_async:
             return await _within(policy.timeout, handler.function(*arguments))
         # Waiting for a free thread is not the handler's time.
@@ -121,21 +127,26 @@ class Bench:
 
 
 async def _within(seconds: float | None, call: Awaitable[Any]) -> Any:
+    """What ``call`` returns, if it does so in time."""
+    with anyio.move_on_after(seconds):
+        return await _tamed(call)
+    raise TimeoutError(f"took longer than {seconds:g} s")
+
+
+async def _tamed(call: Awaitable[Any]) -> Any:
     """What ``call`` returns. Whatever it raises that is no plain error becomes one: it is one handler's
     failure, and must not end the worker."""
-    with anyio.move_on_after(seconds):
-        try:
-            return await call
-        except anyio.get_cancelled_exc_class() as error:
-            if anyio.current_effective_deadline() == -math.inf:
-                raise
-            # Nobody cancelled this worker: the handler awaited something that was cancelled.
-            raise RuntimeError("the handler was cancelled from within") from error
-        except (Exception, KeyboardInterrupt):
+    try:
+        return await call
+    except anyio.get_cancelled_exc_class() as error:
+        if anyio.current_effective_deadline() == -math.inf:
             raise
-        except BaseException as error:
-            raise _as_plain_error(error) from error
-    raise TimeoutError(f"took longer than {seconds:g} s")
+        # Nobody cancelled this worker: the handler awaited something that was cancelled.
+        raise RuntimeError("the handler was cancelled from within") from error
+    except (Exception, KeyboardInterrupt):
+        raise
+    except BaseException as error:
+        raise _as_plain_error(error) from error
 
 
 def _decoder(event: type[Event]) -> Callable[[bytes], Event]:

@@ -13,7 +13,7 @@ from functools import partial
 from typing import Any
 
 import anyio
-from anyio.abc import TaskGroup, TaskStatus
+from anyio.abc import TaskStatus
 
 from choreo.broker.broker import Broker
 from choreo.broker.clock import Clock
@@ -30,6 +30,7 @@ from choreo.runtime.committer import Committer
 from choreo.runtime.delivery import Handling
 from choreo.runtime.handlers import Bench
 from choreo.runtime.heart import Heart
+from choreo.runtime.lives import Lives
 from choreo.runtime.parked import Work
 from choreo.runtime.pausing import PauseWatch
 from choreo.runtime.reader import Reader
@@ -129,7 +130,9 @@ class Worker:
                          self._pausing.follow):  # fmt: skip
                 background.start_soon(work)
             async with anyio.create_task_group() as handlers:
-                dispatch = partial(self._dispatch, handlers, handling)
+                lives = Lives(handlers)
+                handlers.start_soon(lives.run)
+                dispatch = partial(self._dispatch, lives, handling)
                 handlers.start_soon(upkeep.recover, self._stopping, dispatch)
                 task_status.started()
                 logger.info("%s: worker %s is ready", self.participant.name, self.identity.consumer)
@@ -232,8 +235,8 @@ class Worker:
 
     # -- handling ----------------------------------------------------------------------------------
 
-    async def _dispatch(self, handlers: TaskGroup, handling: Handling, found: Sequence[Delivery]) -> None:
-        """Hand every delivery that this participant can do something with to a task of its own."""
+    async def _dispatch(self, lives: Lives, handling: Handling, found: Sequence[Delivery]) -> None:
+        """Begin the life of every delivery that this participant can do something with."""
         unwanted: dict[str, list[str]] = {}
         # The way back comes first: whoever waits for an undo waits with money or goods in the air.
         for delivery in sorted(found, key=lambda each: each.stream not in self._inboxes):
@@ -242,7 +245,7 @@ class Worker:
                 unwanted.setdefault(delivery.stream, []).append(delivery.entry)
             else:
                 self._slots.hold(delivery)
-                handlers.start_soon(self._handle, handling, delivery, work)
+                lives.start(self._handle(handling, delivery, work))
         if unwanted:
             await self.broker.groups.acknowledge(self.participant.name, unwanted)
 
