@@ -7,6 +7,8 @@ from dataclasses import dataclass
 from enum import StrEnum
 from typing import ClassVar
 
+import msgspec
+
 from choreo.broker.connection import Argument, Connection
 from choreo.wire.envelope import Reason
 from choreo.wire.keys import Keys
@@ -35,24 +37,21 @@ class Verdict(StrEnum):
     """A key in the way has the wrong type; nothing was changed. Try again when it is gone."""
 
 
-@dataclass(frozen=True, slots=True)
-class Answer:
+class Answer(msgspec.Struct, frozen=True):
     """A verdict and what comes with it: after ``RUN`` the saga's type and packed events."""
 
     verdict: Verdict
     rest: tuple[bytes, ...] = ()
 
 
-@dataclass(frozen=True, slots=True)
-class Identity:
+class Identity(msgspec.Struct, frozen=True):
     """Who decides: a participant (its consumer group) and one of its workers (a consumer in it)."""
 
     participant: str
     consumer: str
 
 
-@dataclass(frozen=True, slots=True)
-class Head:
+class Head(msgspec.Struct, frozen=True):
     """What every decision says of its delivery."""
 
     partition: int
@@ -75,8 +74,7 @@ class Head:
     attempt: int = 1
 
 
-@dataclass(frozen=True, slots=True)
-class Emission:
+class Emission(msgspec.Struct, frozen=True):
     """An event to be published: its id, where it goes, and what it does to the saga.
 
     ``ends`` is empty, ``a`` (aborts), ``c1`` (completes) or ``cN`` (completes with N - 1 others).
@@ -91,8 +89,7 @@ class Emission:
     due: int | None = None
 
 
-@dataclass(frozen=True, slots=True)
-class Letter:
+class Letter(msgspec.Struct, frozen=True):
     """A dead letter: its id and the fields of its entry."""
 
     id: str
@@ -123,8 +120,7 @@ class _Keyring:
         return found
 
 
-@dataclass(frozen=True, slots=True)
-class Decision:
+class Decision(msgspec.Struct, frozen=True):
     """Something that a worker decides about a delivery. ``kind`` is the script's word for it."""
 
     kind: ClassVar[str]
@@ -140,8 +136,7 @@ class Decision:
         return sum(len(each) for each in self.body(_Keyring(())) if not isinstance(each, int))
 
 
-@dataclass(frozen=True, slots=True)
-class Begin(Decision):
+class Begin(Decision, frozen=True):
     """May this step run? Answers run, doubt, waiting, duplicate, late, stale or blocked."""
 
     kind: ClassVar[str] = "begin"
@@ -155,9 +150,12 @@ class Begin(Decision):
     def body(self, ring: _Keyring) -> list[Argument]:
         return [self.ledger, _flag(self.undoable), len(self.joins), *self.joins, self.part]
 
+    @property
+    def weight(self) -> int:
+        return len(self.ledger) + len(self.part)
 
-@dataclass(frozen=True, slots=True)
-class Done(Decision):
+
+class Done(Decision, frozen=True):
     """A step took effect (or may have, if ``result`` is ``None`` and ``keep``), and emits events."""
 
     kind: ClassVar[str] = "done"
@@ -177,9 +175,13 @@ class Done(Decision):
             len(self.joins), *self.joins, *_emissions(self.traceparent, self.emissions, ring),
         ]  # fmt: skip
 
+    @property
+    def weight(self) -> int:
+        emitted = sum([len(each.data) for each in self.emissions])
+        return len(self.ledger) + len(self.input) + len(self.result or b"") + emitted
 
-@dataclass(frozen=True, slots=True)
-class Failed(Decision):
+
+class Failed(Decision, frozen=True):
     """A step will not be tried again by itself.
 
     ``reason``: ``aborted``, the business said no; ``dead``, an error, and the saga unwinds; ``parked``,
@@ -204,8 +206,7 @@ class Failed(Decision):
         ]  # fmt: skip
 
 
-@dataclass(frozen=True, slots=True)
-class Parking:
+class Parking(msgspec.Struct, frozen=True):
     """The next attempt, and why there is one. ``due`` is in milliseconds since the epoch."""
 
     due: int
@@ -218,8 +219,7 @@ class Parking:
         return [self.due, self.payload, self.note, self.detail]
 
 
-@dataclass(frozen=True, slots=True)
-class RetryStep(Decision):
+class RetryStep(Decision, frozen=True):
     """An attempt of a step failed, and another one is to follow."""
 
     kind: ClassVar[str] = "retry"
@@ -236,8 +236,7 @@ class RetryStep(Decision):
         ]  # fmt: skip
 
 
-@dataclass(frozen=True, slots=True)
-class Publish(Decision):
+class Publish(Decision, frozen=True):
     """A planned event is due. Answers committed, or closed if its saga has ended or unwinds."""
 
     kind: ClassVar[str] = "publish"
@@ -252,8 +251,7 @@ class Publish(Decision):
         return [self.source, self.cause, self.ledger, *events]
 
 
-@dataclass(frozen=True, slots=True)
-class RetryUndo(Decision):
+class RetryUndo(Decision, frozen=True):
     """An attempt of an undo failed, and another one is to follow."""
 
     kind: ClassVar[str] = "retry_undo"
@@ -264,8 +262,7 @@ class RetryUndo(Decision):
         return [self.undo, *self.parking.arguments()]
 
 
-@dataclass(frozen=True, slots=True)
-class BeginUndo(Decision):
+class BeginUndo(Decision, frozen=True):
     """May this undo run? Answers run (with the packed input and result), duplicate or closed."""
 
     kind: ClassVar[str] = "begin_undo"
@@ -275,8 +272,7 @@ class BeginUndo(Decision):
         return [self.undo]
 
 
-@dataclass(frozen=True, slots=True)
-class Undone(Decision):
+class Undone(Decision, frozen=True):
     """An undo took effect, and emits compensating events."""
 
     kind: ClassVar[str] = "undone"
@@ -288,8 +284,7 @@ class Undone(Decision):
         return [self.undo, *_emissions(self.traceparent, self.emissions, ring)]
 
 
-@dataclass(frozen=True, slots=True)
-class Stuck(Decision):
+class Stuck(Decision, frozen=True):
     """An undo will not be tried again by itself."""
 
     kind: ClassVar[str] = "stuck"
@@ -361,5 +356,8 @@ def _emissions(traceparent: str, emissions: Sequence[Emission], ring: _Keyring) 
     return arguments
 
 
+_VERDICTS = {each.value.encode(): each for each in Verdict}
+
+
 def _answer(row: list[bytes]) -> Answer:
-    return Answer(Verdict(row[0].decode()), tuple(row[1:]))
+    return Answer(_VERDICTS[row[0]], tuple(row[1:]))

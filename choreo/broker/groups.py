@@ -6,14 +6,15 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+import msgspec
+
 from choreo.broker.connection import BLOCK, Argument, Connection
 from choreo.broker.gate import Identity
 from choreo.errors import BrokerRefused
 from choreo.wire.keys import Keys
 
 
-@dataclass(frozen=True, slots=True)
-class Delivery:
+class Delivery(msgspec.Struct, frozen=True):
     """An entry that was read, and must be decided about."""
 
     stream: str

@@ -5,7 +5,6 @@ Whatever happens to a delivery is decided by the gate. This module only finds ou
 
 from __future__ import annotations
 
-import dataclasses
 import logging
 from collections.abc import Sequence
 from dataclasses import dataclass, field
@@ -111,7 +110,7 @@ class Handling:
         )
         if answer.verdict not in (Verdict.RUN, Verdict.DOUBT):
             return
-        head = dataclasses.replace(head, saga_type=answer.rest[0].decode(), began=self.clock())
+        head = msgspec.structs.replace(head, saga_type=answer.rest[0].decode(), began=self.clock())
         envelopes, events = [envelope], [event]
         if bench.joins and len(answer.rest) > 1:
             envelopes = [Envelope.unpack(packed) for packed in answer.rest[1:]]
@@ -157,7 +156,7 @@ class Handling:
     async def _publish(self, delivery: Delivery, work: Work) -> None:
         """Publish an event that was planned."""
         head = self.draft.head(delivery, work.envelope, work.step, work.attempt)
-        head = dataclasses.replace(head, began=work.envelope.began)
+        head = msgspec.structs.replace(head, began=work.envelope.began)
         try:
             decision: Decision = self.draft.publish(head, work.envelope)
         except UnroutableEvent as error:
@@ -173,13 +172,13 @@ class Handling:
         undo = bench.step.compensation if bench else None
         name = undo.name if undo else "undo"
         head = self.draft.head(delivery, work.envelope, step, work.attempt)
-        head = dataclasses.replace(head, event=event, type="", back=True)
+        head = msgspec.structs.replace(head, event=event, type="", back=True)
         answer = await self.committer.decide(BeginUndo(head, name))
         if answer.verdict is not Verdict.RUN:
             return
         envelopes = unpack(answer.rest[1])
         saga_type, event_type = answer.rest[0].decode(), trigger_of(head, envelopes).type
-        head = dataclasses.replace(head, saga_type=saga_type, type=event_type, began=self.clock())
+        head = msgspec.structs.replace(head, saga_type=saga_type, type=event_type, began=self.clock())
         if delivery.deliveries > MAX_DELIVERIES:
             decision: Decision = self._stuck(head, name, envelopes, Reason.POISON, _poisonous(delivery))
         else:

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import secrets
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from itertools import count
 from typing import Any
 
 from choreo.broker.clock import Clock
@@ -20,6 +21,12 @@ from choreo.wire.inbox import Parked, pack
 from choreo.wire.topology import Topology
 
 
+def counted_tokens() -> Callable[[], str]:
+    """Makes tokens that nobody else makes: a random word of the maker's, and a number."""
+    word, numbers = secrets.token_urlsafe(5), count()
+    return lambda: f"{word}{next(numbers):x}"
+
+
 @dataclass(frozen=True, slots=True)
 class Drafts:
     """Writes decisions for one participant."""
@@ -27,7 +34,7 @@ class Drafts:
     participant: str
     topology: Topology
     clock: Clock
-    make_token: Callable[[], str] = lambda: secrets.token_urlsafe(6)
+    make_token: Callable[[], str] = field(default_factory=counted_tokens)
 
     def head(self, delivery: Delivery, envelope: Envelope, step: str, attempt: int) -> Head:
         """What every decision about this delivery says. Its token marks this attempt to commit."""

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-from dataclasses import dataclass
 
 import msgspec
 
@@ -16,8 +15,7 @@ class NoWork(Exception):
     """An inbox entry makes no sense; somebody else has written into the inbox."""
 
 
-@dataclass(frozen=True, slots=True)
-class Work:
+class Work(msgspec.Struct, frozen=True):
     """What a worker is to do: handle an event, undo the step of a ledger entry, or publish an event."""
 
     envelope: Envelope

@@ -30,6 +30,7 @@ class Slots:
         self._taken = {True: 0, False: 0}
         self._booked = {True: 0, False: 0}
         self._released = anyio.Event()
+        self._waiters = 0
         self._closed = False
         #: Held by whoever puts in hand what is this worker's by the server's account already.
         self.claiming = anyio.Lock()
@@ -105,8 +106,16 @@ class Slots:
         self._pulse()
 
     def _pulse(self) -> None:
-        self._released.set()
-        self._released = anyio.Event()
+        if self._waiters:
+            self._released.set()
+            self._released = anyio.Event()
+
+    async def _wait_for_release(self) -> None:
+        self._waiters += 1
+        try:
+            await self._released.wait()
+        finally:
+            self._waiters -= 1
 
     async def wait_for_free(self, gather: float, *, back: bool) -> int:
         """Wait until a delivery may be taken; if few may, up to ``gather`` seconds more for others.
@@ -114,14 +123,14 @@ class Slots:
         Returns how many may be taken: at least one, unless :meth:`close` was called.
         """
         while not self.free(back=back) and not self._closed:
-            await self._released.wait()
+            await self._wait_for_release()
         enough = max(1, self._limit // 4)
         with anyio.move_on_after(gather):
             while self.free(back=back) < enough and not self._closed:
-                await self._released.wait()
+                await self._wait_for_release()
         return self.free(back=back)
 
     async def wait_until_idle(self) -> None:
         """Wait until nothing is in hand."""
         while self._held:
-            await self._released.wait()
+            await self._wait_for_release()

@@ -238,8 +238,7 @@ class Worker:
     async def _dispatch(self, lives: Lives, handling: Handling, found: Sequence[Delivery]) -> None:
         """Begin the life of every delivery that this participant can do something with."""
         unwanted: dict[str, list[str]] = {}
-        # The way back comes first: whoever waits for an undo waits with money or goods in the air.
-        for delivery in sorted(found, key=lambda each: each.stream not in self._inboxes):
+        for delivery in found:
             work = self._understand(handling, delivery)
             if work is None:
                 unwanted.setdefault(delivery.stream, []).append(delivery.entry)

@@ -5,9 +5,10 @@ from __future__ import annotations
 import asyncio
 from collections import Counter
 from collections.abc import Awaitable, Callable
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 
 import fakeredis
+import msgspec
 import pytest
 from gate_kit import Desk, Worker, aborted, begin, begin_undo, dead, done, doubtful, stuck, undone
 from gate_model import AT_THE_END, Choreography, Model, Outcome, Plan, Published, choreographies
@@ -180,7 +181,7 @@ class Play:
             return decision
         inputs = self.model.inputs(held.plan, held.event)
         ledger = " ".join(sorted(set().union(*[each.ledger for each in inputs])))
-        return replace(decision, ledger=ledger, joins=held.plan.on)
+        return msgspec.structs.replace(decision, ledger=ledger, joins=held.plan.on)
 
     async def _crash(self, held: Held) -> None:
         """A worker dies, or seems to: another one takes its delivery over."""
