@@ -42,32 +42,53 @@ end
 
 ---- what has become of it -----------------------------------------------------------------------
 
+-- Stream -> entries to acknowledge, and entry -> how often it was delivered to this consumer, as far as
+-- that has been looked up.
+local acknowledged, held = {}, {}
+
+-- All together, when everything is written: one command per stream.
 local function acknowledge(d)
-  redis.pcall('XACK', d.stream, participant, d.entry)
+  local entries = acknowledged[d.stream] or {}
+  entries[#entries + 1] = d.entry
+  acknowledged[d.stream] = entries
+  if held[d.stream] then held[d.stream][d.entry] = nil end
+end
+
+local function acknowledge_all()
+  for stream, entries in pairs(acknowledged) do
+    redis.pcall('XACK', stream, participant, unpack(entries))
+  end
+end
+
+-- What this consumer holds of a delivery's stream from its entry on: the batch is likely to go on there.
+local function look_up(d)
+  local found, pending = {}, redis.pcall('XPENDING', d.stream, participant, d.entry, '+', ARGV[5], consumer)
+  -- With an error the group or the stream is gone, and nothing of it is held.
+  for _, row in ipairs(pending.err and {} or pending) do found[row[1]] = row[4] end
+  return found
 end
 
 -- Whether the delivery is still this consumer's, and the same one.
 local function ours(d)
+  if not held[d.stream] then held[d.stream] = look_up(d) end
+  local deliveries = held[d.stream][d.entry]
+  if deliveries then return deliveries == d.deliveries end
   local pending = redis.pcall('XPENDING', d.stream, participant, d.entry, d.entry, 1)
-  if pending.err then return false end -- the group or the stream is gone
-  local row = pending[1]
-  return row ~= nil and row[2] == consumer and row[4] == d.deliveries
+  local row = not pending.err and pending[1]
+  return row and row[2] == consumer and row[4] == d.deliveries
 end
 
--- The answer if the delivery has been decided already, else nil.
-local function decided(d)
-  if misfit(d.record, 'hash') then return { 'blocked', d.record } end
-  local mark = redis.call('HGET', d.record, d.mark)
+-- The answer if the delivery has been decided already (mark is what its saga's record says), else nil.
+local function decided(d, mark)
   if not mark then return nil end
   acknowledge(d)
   if string.sub(mark, 2) == d.token then return { ANSWERS[string.sub(mark, 1, 1)] } end
   return { 'duplicate' }
 end
 
--- The answer if this attempt has failed before and the next one is parked or under way, else nil. It was
--- delivered again: its group was set back, or its producer sent it twice.
-local function outrun(d)
-  local noted = redis.call('HGET', d.work, 'a:' .. d.turn)
+-- The answer if this attempt has failed before and the next one is parked or under way (noted is what the
+-- work says of that), else nil. It was delivered again: its group was set back, or its producer sent it twice.
+local function outrun(d, noted)
   if not noted then return nil end
   local attempt, token = string.match(noted, '^(%d+) (.*)$')
   if tonumber(attempt) < d.attempt then return nil end

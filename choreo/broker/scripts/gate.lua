@@ -309,12 +309,16 @@ local decisions = {
 local function answer(decision)
   local d = read_head()
   decision.read(d)
-  local settled = decided(d)
+  local known = fetch(d.record, 'state', 'seq', 'type', d.mark)
+  if not known then return { 'blocked', d.record } end
+  local settled = decided(d, known[4])
   if settled then return settled end
-  if misfit(d.work, 'hash') then return { 'blocked', d.work } end
-  settled = decision.again and outrun(d)
+  local noted = fetch(d.work, 'a:' .. d.turn, 'e:' .. d.line)
+  if not noted then return { 'blocked', d.work } end
+  settled = decision.again and outrun(d, noted[1])
   if settled then return settled end
-  local saga = open_saga(d.record, d.work, d.subject, d.sagatype)
+  local saga = open_saga(d.record, d.work, d.subject, d.sagatype, known)
+  saga.rows[d.line] = noted[2] and parse_row(noted[2])
   if decision.undo then
     d.row = row_of(saga, d.line)
     if not d.row or d.row.status ~= 'U' then
@@ -328,4 +332,5 @@ end
 
 local answers = {}
 for number = 1, tonumber(ARGV[5]) do answers[number] = answer(decisions[take()]) end
+acknowledge_all()
 return answers

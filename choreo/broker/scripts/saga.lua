@@ -42,9 +42,21 @@ local function misfit(key, wanted)
   return kind ~= 'none' and kind ~= wanted
 end
 
--- A saga's change, being planned. subject is its id; sagatype is what the caller believes its type to be.
-local function open_saga(record, work, subject, sagatype)
-  local known = redis.call('HMGET', record, 'state', 'seq', 'type')
+-- Fields of a hash, or nil if the key has another type.
+local function fetch(key, ...)
+  local values = redis.pcall('HMGET', key, ...)
+  if not values.err then
+    kinds[key] = kinds[key] or 'hash'
+    return values
+  end
+  if misfit(key, 'hash') then return nil end
+  return redis.call('HMGET', key, ...) -- whatever is wrong, the caller shall learn it
+end
+
+-- A saga's change, being planned. subject is its id; sagatype is what the caller believes its type to be;
+-- known are its state, seq and type, if the caller has them.
+local function open_saga(record, work, subject, sagatype, known)
+  known = known or redis.call('HMGET', record, 'state', 'seq', 'type')
   return {
     record = record, work = work, subject = subject,
     state = value_or(known[1], 'running'),
