@@ -19,6 +19,8 @@ class Verdict(StrEnum):
 
     RUN = "run"
     """Begin: run the handler."""
+    ASK = "ask"
+    """Look: it takes more than a look. Ask with :class:`Begin`."""
     DOUBT = "doubt"
     """Begin: the saga unwinds; do not run the step, but it may have run before."""
     WAITING = "waiting"
@@ -130,10 +132,33 @@ class Decision(msgspec.Struct, frozen=True):
         """The arguments after the head."""
         raise NotImplementedError
 
+    def arguments(self, ring: _Keyring, record: int) -> list[Argument]:
+        """All arguments; ``record`` is the number of the record's key, and the work's key is the next."""
+        head = self.head
+        return [
+            self.kind, record, ring.number(head.stream), head.entry, head.deliveries, head.saga_id,
+            head.saga_type, head.step, head.event, head.type, head.token, "1" if head.back else "",
+            head.began, head.attempt, *self.body(ring),
+        ]  # fmt: skip
+
     @property
     def weight(self) -> int:
         """About how many bytes it has."""
         return sum(len(each) for each in self.body(_Keyring(())) if not isinstance(each, int))
+
+
+class Look(Decision, frozen=True):
+    """May this step run, if it is neither undoable nor a join? Answers run, or ask."""
+
+    kind: ClassVar[str] = "look"
+
+    def arguments(self, ring: _Keyring, record: int) -> list[Argument]:
+        head = self.head
+        return [self.kind, record, head.event, head.step, head.saga_type]
+
+    @property
+    def weight(self) -> int:
+        return 0
 
 
 class Begin(Decision, frozen=True):
@@ -333,14 +358,9 @@ class Gate:
             now, identity.participant, identity.consumer, keys.inbox_prefix(partition), len(decisions)
         ]  # fmt: skip
         for decision in decisions:
-            head = decision.head
-            record = keys.record(partition, head.saga_id)
-            arguments += (
-                decision.kind, ring.number(record, keys.work(partition, head.saga_id)),
-                ring.number(head.stream), head.entry, head.deliveries, head.saga_id, head.saga_type,
-                head.step, head.event, head.type, head.token, _flag(head.back), head.began, head.attempt,
-            )  # fmt: skip
-            arguments += decision.body(ring)
+            saga_id = decision.head.saga_id
+            record = ring.number(keys.record(partition, saga_id), keys.work(partition, saga_id))
+            arguments += decision.arguments(ring, record)
         return ring.keys, arguments
 
 

@@ -13,7 +13,18 @@ from typing import Any
 import msgspec
 
 from choreo.broker.clock import Clock
-from choreo.broker.gate import Begin, BeginUndo, Decision, Head, RetryUndo, Stuck, Undone, Verdict
+from choreo.broker.gate import (
+    Answer,
+    Begin,
+    BeginUndo,
+    Decision,
+    Head,
+    Look,
+    RetryUndo,
+    Stuck,
+    Undone,
+    Verdict,
+)
 from choreo.broker.groups import Delivery
 from choreo.errors import Abort, UnroutableEvent
 from choreo.model.context import Context
@@ -103,11 +114,7 @@ class Handling:
         except msgspec.DecodeError as error:
             await self._refuse(head, bench, [envelope], error)
             return
-        part = envelope.pack() if bench.joins else b""
-        undoable = bench.step.compensation is not None
-        answer = await self.committer.decide(
-            Begin(head, ledger=envelope.ledger, undoable=undoable, joins=bench.joins, part=part)
-        )
+        answer = await self._begin(head, bench, envelope)
         if answer.verdict not in (Verdict.RUN, Verdict.DOUBT):
             return
         head = msgspec.structs.replace(head, saga_type=answer.rest[0].decode(), began=self.clock())
@@ -128,6 +135,18 @@ class Handling:
         else:
             decision = await self._run(head, bench, envelopes, events)
         await self.committer.decide(decision)
+
+    async def _begin(self, head: Head, bench: Bench, envelope: Envelope) -> Answer:
+        """May the step run? That costs but a look if beginning it leaves no trace anyway."""
+        undoable = bench.step.compensation is not None
+        if not (undoable or bench.joins or head.attempt > 1):
+            answer = await self.committer.decide(Look(head))
+            if answer.verdict is not Verdict.ASK:
+                return answer
+        part = envelope.pack() if bench.joins else b""
+        return await self.committer.decide(
+            Begin(head, ledger=envelope.ledger, undoable=undoable, joins=bench.joins, part=part)
+        )
 
     async def _run(
         self, head: Head, bench: Bench, envelopes: Sequence[Envelope], events: Sequence[Event]

@@ -109,8 +109,9 @@ class Lives:
 
     def _resume(self, life: _Life) -> None:
         self._waiting.discard(life)
+        if not self._ready:
+            self._woken.set()
         self._ready.append(life)
-        self._woken.set()
 
     async def run(self) -> None:
         """Drive lives until cancelled; those that have no task of their own end then as well."""

@@ -22,6 +22,8 @@ logger = logging.getLogger("choreo.runtime")
 _POLL = 0.05
 #: Seconds that a reader lets slots gather before it reads for a few of them.
 _GATHER = 0.005
+#: Entries of one stream that are worth a read of its own.
+_SHARE = 25
 #: Seconds for which streams are read by the script that passes by what is no stream.
 _APART = 5.0
 
@@ -41,6 +43,7 @@ class Reader:
         self._order = deque(streams)
         self._back = back
         self._more = True
+        self._full: deque[str] = deque()
         self._doubtful = False
         self._apart_until = 0.0
         self._obstacles = Patience(logger, f"{claims.identity.participant}: reading a stream")
@@ -75,18 +78,27 @@ class Reader:
                 self.doubt()
 
     async def _read_now(self, free: int, dispatch: Dispatch) -> None:
-        """Read as much as there are free slots, and do not wait for it."""
+        """Read as much as there are free slots, and do not wait for it.
+
+        What is read together is committed together, in one call per partition. So streams that had
+        enough are read again few at a time, each once, before all are looked at again.
+        """
         count = 0 if self._is_apart() else free // len(self._streams)
-        if count:
-            self._more = await self._read(count, dispatch, wait=False)
-        else:
+        if not count:
             self._more = bool((await self._take(free, dispatch)).deliveries)
+        elif self._full:
+            keys = [self._full.popleft() for _ in range(min(len(self._full), max(1, free // _SHARE)))]
+            await self._read(free // len(keys), dispatch, keys, wait=False)
+        else:
+            self._full.extend(await self._read(count, dispatch, self._next_order(), wait=False))
+            self._more = bool(self._full)
 
     async def _wait(self, free: int, dispatch: Dispatch) -> None:
         """Wait for something to come. That books but few slots: the other reader may need them."""
         count = min(free, self._slots.idle_share(back=self._back)) // len(self._streams)
         if count and not self._is_apart():
-            self._more = await self._read(count, dispatch, wait=True)
+            self._full.extend(await self._read(count, dispatch, self._next_order(), wait=True))
+            self._more = bool(self._full)
             return
         taken = await self._take(free, dispatch)
         if taken.deliveries:
@@ -98,20 +110,22 @@ class Reader:
         else:
             await anyio.sleep(_APART)
 
-    async def _read(self, count: int, dispatch: Dispatch, *, wait: bool) -> bool:
-        """Read up to ``count`` entries of each stream. Returns whether one of them may have more."""
-        keys = self._next_order()
+    async def _read(
+        self, count: int, dispatch: Dispatch, keys: Sequence[str], *, wait: bool
+    ) -> Sequence[str]:
+        """Read up to ``count`` entries of each of ``keys``. Returns those that may have more."""
         try:
             with self._slots.booking(count * len(keys), back=self._back):
                 found = await self._broker.groups.read(self._claims.identity, keys, count, wait=wait)
         except BrokerRefused:
             # A key may be no stream. The script passes it by; if it is refused as well, that is to be told.
             self._apart_until = anyio.current_time() + _APART
-            return True
+            return keys
         await dispatch(found)
         if wait and not found and not self._broker.connection.blocking:
             await self._broker.connection.wait_for_change(_POLL)
-        return count in Counter(each.stream for each in found).values()
+        read = Counter([each.stream for each in found])
+        return [key for key in keys if read[key] == count]
 
     async def _take(self, count: int, dispatch: Dispatch) -> Taken:
         """Take up to ``count`` entries of all streams together."""

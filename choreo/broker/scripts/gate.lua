@@ -8,6 +8,7 @@
 --
 -- Returns one array per decision: its answer, then what the kind of decision returns.
 --   run        begin: go ahead              committed  it is written, now or by an earlier try
+--   ask        look: it takes more than a look; ask again with begin
 --   doubt      begin: the saga unwinds, and this step may have run before
 --   waiting    begin: a join keeps this event until the others are there
 --   duplicate  another attempt has committed this already
@@ -330,7 +331,22 @@ local function answer(decision)
   return decision.decide(d, saga)
 end
 
+-- Most steps that want to begin only need their saga's state, and no mark in the way. Whatever else there
+-- is to it, the caller learns by `begin`.
+local function look()
+  local at_record, event, step, sagatype = tonumber(take()), take(), take(), take()
+  local known = fetch(KEYS[at_record], 'state', 'type', 'd:' .. participant .. ':' .. event)
+  if not known or known[3] then return { 'ask' } end
+  local state = value_or(known[1], 'running')
+  local noted = fetch(KEYS[at_record + 1], 'a:' .. participant .. '/' .. step .. ':' .. event)
+  if not noted or noted[1] or state ~= 'running' and state ~= 'completed' then return { 'ask' } end
+  return { 'run', value_or(known[2], sagatype) }
+end
+
 local answers = {}
-for number = 1, tonumber(ARGV[5]) do answers[number] = answer(decisions[take()]) end
+for number = 1, tonumber(ARGV[5]) do
+  local kind = take()
+  answers[number] = kind == 'look' and look() or answer(decisions[kind])
+end
 acknowledge_all()
 return answers
