@@ -14,6 +14,10 @@ from choreo.wire.envelope import Reason
 from choreo.wire.keys import Keys
 
 
+#: About how many bytes a decision has without what its handler wrote.
+_HEAD = 300
+
+
 class Verdict(StrEnum):
     """What the gate answers to a decision."""
 
@@ -144,7 +148,7 @@ class Decision(msgspec.Struct, frozen=True):
     @property
     def weight(self) -> int:
         """About how many bytes it has."""
-        return sum(len(each) for each in self.body(_Keyring(())) if not isinstance(each, int))
+        return _HEAD + sum(len(each) for each in self.body(_Keyring(())) if not isinstance(each, int))
 
 
 class Look(Decision, frozen=True):
@@ -158,7 +162,7 @@ class Look(Decision, frozen=True):
 
     @property
     def weight(self) -> int:
-        return 0
+        return _HEAD
 
 
 class Begin(Decision, frozen=True):
@@ -177,7 +181,7 @@ class Begin(Decision, frozen=True):
 
     @property
     def weight(self) -> int:
-        return len(self.ledger) + len(self.part)
+        return _HEAD + len(self.ledger) + len(self.part)
 
 
 class Done(Decision, frozen=True):
@@ -203,7 +207,7 @@ class Done(Decision, frozen=True):
     @property
     def weight(self) -> int:
         emitted = sum([len(each.data) for each in self.emissions])
-        return len(self.ledger) + len(self.input) + len(self.result or b"") + emitted
+        return _HEAD + len(self.ledger) + len(self.input) + len(self.result or b"") + emitted
 
 
 class Failed(Decision, frozen=True):

@@ -102,10 +102,14 @@ class Lives:
         self._ready: deque[_Life] = deque()
         self._waiting: set[_Life] = set()
         self._woken = asyncio.Event()
+        self._ended = False
 
     def start(self, coroutine: Coroutine[Any, Any, None]) -> None:
-        """Begin a life; :meth:`run` takes it up."""
-        self._resume(_Life(coroutine))
+        """Begin a life; :meth:`run` takes it up. If that has ended, the life never begins."""
+        if self._ended:
+            coroutine.close()
+        else:
+            self._resume(_Life(coroutine))
 
     def _resume(self, life: _Life) -> None:
         self._waiting.discard(life)
@@ -131,6 +135,7 @@ class Lives:
                     # A handler has cancelled the task that it runs in. That is not for the others.
                     self._uncancel()
         finally:
+            self._ended = True
             for life in (*self._waiting, *self._ready):
                 if life.pending is not None:
                     life.pending.cancel()

@@ -190,6 +190,7 @@ async def test_lives_end_with_what_drives_them() -> None:
         lives.start(wait())
         lives.start(wait_alone())
         await anyio.wait_all_tasks_blocked()
+    lives.start(wait())
     assert sorted(ended) == ["alone", "shared"]
     assert pending.cancelled()
     pending.settle(None)
