@@ -13,7 +13,6 @@ from choreo.broker.connection import Argument, Connection
 from choreo.wire.envelope import Reason
 from choreo.wire.keys import Keys
 
-
 #: About how many bytes a decision has without what its handler wrote.
 _HEAD = 300
 
