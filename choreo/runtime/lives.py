@@ -160,7 +160,7 @@ class Lives:
             self._wait(life, wanted)
         else:
             life.context.run(_driven.set, False)
-            self._tasks.start_soon(_carry, life)
+            self._tasks.start_soon(_carry, life, None if wanted is _OWN_TASK else wanted)
 
     def _wait(self, life: _Life, pending: Pending[Any]) -> None:
         pending._asyncio_future_blocking = False  # a task does so, too, with what its coroutine awaits
@@ -169,27 +169,27 @@ class Lives:
         self._waiting.add(life)
 
 
-async def _carry(life: _Life) -> None:
-    """Run what is left of a life in this task."""
-    await _Carried(life)
+async def _carry(life: _Life, awaited: Any) -> None:
+    """Run what is left of a life in this task; first wait for what it already awaits."""
+    await _Carried(life, awaited)
 
 
 class _Carried:
     """Goes on with a life where it stands: the task that awaits this becomes the life's own."""
 
-    def __init__(self, life: _Life) -> None:
+    def __init__(self, life: _Life, awaited: Any) -> None:
         self._life = life
+        self._awaited = awaited
 
     def __await__(self) -> Generator[Any, Any, None]:
-        run, coroutine = self._life.context.run, self._life.coroutine
-        error: BaseException | None = None
+        run, coroutine, awaited = self._life.context.run, self._life.coroutine, self._awaited
         while True:
+            error: BaseException | None = None
             try:
-                wanted = run(coroutine.send, None) if error is None else run(coroutine.throw, error)
-            except StopIteration:
-                return
-            error = None
-            try:
-                yield wanted
+                yield awaited
             except BaseException as thrown:
                 error = thrown
+            try:
+                awaited = run(coroutine.send, None) if error is None else run(coroutine.throw, error)
+            except StopIteration:
+                return

@@ -24,6 +24,7 @@ from choreo.broker.gate import (
     Decision,
     Gate,
     Identity,
+    Look,
     RetryUndo,
     Stuck,
     Undone,
@@ -34,6 +35,7 @@ from choreo.errors import BrokerUnavailable
 from choreo.model.context import Context
 from choreo.model.participant import Participant, Step, Undo, wrapped
 from choreo.runtime.delivery import Handling
+from choreo.runtime.lives import own_task
 from choreo.runtime.parked import Work
 from choreo.runtime.worker import Worker, WorkerOptions
 from choreo.testing.world import World, without_loop
@@ -313,6 +315,7 @@ class _StagedWorker(Worker):
         stage = self._process.stage
         stage.in_hand += 1
         try:
+            await own_task()
             await stage.watcher.arriving(self._process, delivery, work)
             await super()._handle(handling, delivery, work)
         finally:
@@ -351,4 +354,4 @@ def handler_of(process: Process, decision: Decision) -> str:
 
 def settles(decision: Decision) -> bool:
     """Whether a decision says what came of a handler, and not only asks whether it may run."""
-    return not isinstance(decision, Begin | BeginUndo)
+    return not isinstance(decision, Look | Begin | BeginUndo)
