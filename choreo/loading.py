@@ -6,9 +6,10 @@ import importlib
 import re
 import sys
 import traceback
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
-from types import ModuleType
+from types import FunctionType, ModuleType
+from typing import Any, cast
 
 from choreo.errors import ConfigurationError, ContractError, Fault
 from choreo.model.event import OWN_EVENTS, type_name
@@ -73,6 +74,18 @@ def flow_of(topology: Topology, participants: Sequence[Participant]) -> Flow:
     return derive(participants, Plan(routes, sagas))
 
 
+def load_function(spec: str, root: Path) -> Callable[..., Any]:
+    """Import the function ``module:function``, with ``root`` first on ``sys.path``.
+
+    Raises:
+        ConfigurationError: if there is none, or the import fails.
+    """
+    function = _load(spec, root, "function")
+    if not callable(function):
+        raise _error(spec, f"`{spec}` is of type {type(function).__name__}, not a function")
+    return cast(Callable[..., Any], function)
+
+
 def load_participant(spec: str, root: Path) -> Participant:
     """Import the participant ``module:attribute``, with ``root`` first on ``sys.path``.
 
@@ -81,19 +94,29 @@ def load_participant(spec: str, root: Path) -> Participant:
             the import fails. Its fault's ``where`` is the line in the code, or ``spec`` if there is none.
         ContractError: if the code of a step says something that cannot hold.
     """
-    if not is_import(spec):
-        raise _error(spec, f"{quote(spec)} names no participant; write `package.module:attribute`")
-    module_name, _, attribute = spec.partition(":")
-    module = _import(spec, module_name, root)
-    if not hasattr(module, attribute):
-        known = [name for name, value in vars(module).items() if isinstance(value, Participant)]
-        right = suggest(attribute, known) or f"; its participants are: {', '.join(known) or 'none'}"
-        raise _error(spec, f"module `{module_name}` ({module.__file__}) has no `{attribute}`{right}")
-    participant = getattr(module, attribute)
+    participant = _load(spec, root, "participant")
     if not isinstance(participant, Participant):
         kind = type(participant).__name__
         raise _error(spec, f"`{spec}` is of type {kind}, not a participant; name a choreo.Participant")
     return participant
+
+
+def _load(spec: str, root: Path, what: str) -> object:
+    """What ``module:attribute`` names; ``what`` says what it should be."""
+    if not is_import(spec):
+        word = "attribute" if what == "participant" else what
+        raise _error(spec, f"{quote(spec)} names no {what}; write `package.module:{word}`")
+    module_name, _, attribute = spec.partition(":")
+    module = _import(spec, module_name, root)
+    if not hasattr(module, attribute):
+        known = [name for name, value in vars(module).items() if _is_a(what, value)]
+        right = suggest(attribute, known) or f"; its {what}s are: {', '.join(known) or 'none'}"
+        raise _error(spec, f"module `{module_name}` ({module.__file__}) has no `{attribute}`{right}")
+    return getattr(module, attribute)
+
+
+def _is_a(what: str, value: object) -> bool:
+    return isinstance(value, Participant) if what == "participant" else isinstance(value, FunctionType)
 
 
 def _load_named(name: str, spec: str, root: Path) -> Participant:

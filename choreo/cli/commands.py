@@ -20,7 +20,7 @@ as_json = click.option("--json", "as_json", is_flag=True, help="Print JSON of a 
 
 def add_commands(group: click.Group) -> None:
     """Add every command to ``group``, in the order in which the help lists them."""
-    for command in (init, dev, run, start, sagas, trace, compensate, tracker, check, graph, doctor):
+    for command in (init, dev, run, start, sagas, trace, compensate, tracker, check, graph, rehearse, doctor):
         group.add_command(command)
 
 
@@ -267,6 +267,26 @@ def graph(settings: Settings, form: str, as_json: bool) -> int:
     from choreo.cli import checking
 
     return checking.show_graph(settings, "json" if as_json else form)
+
+
+@click.command()
+@click.argument("invariant", metavar="MODULE:FUNCTION")
+@click.option("--only", metavar="TEXT", default="", help="Only faults whose name holds this.")
+@click.option(
+    "--seeds", type=click.IntRange(0, 1_000_000), default=0, metavar="N",
+    help="Try N random schedules as well, with a few faults each.",
+)  # fmt: skip
+@as_json
+@shared_options
+def rehearse(settings: Settings, invariant: str, only: str, seeds: int, as_json: bool) -> int:
+    """Try an invariant under every single fault.
+
+    The invariant is an async function that is given a maker of harnesses, plays, and asserts. It runs in
+    memory: no server is needed. Exit code 1 if it does not hold.
+    """
+    from choreo.cli import rehearsing
+
+    return rehearsing.run(settings, invariant, only=only, seeds=seeds, as_json=as_json)
 
 
 @click.command()

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Sequence
+from functools import lru_cache
 from pathlib import Path
 
 from choreo.errors import ConfigurationError
@@ -49,13 +50,27 @@ def cast(
         if not participants:
             raise ConfigurationError("a harness needs a streams.yaml, or participants=[...]")
         return Cast(derive(participants, ends, partitions), tuple(participants))
-    topology = source if isinstance(source, Topology) else load(source)
+    topology = source if isinstance(source, Topology) else _load(Path(source))
     mine = {each.name: each for each in participants}
     rest = {name: spec for name, spec in topology.participants.items() if name not in mine}
     loaded = {each.name: each for each in load_all(dataclasses.replace(topology, participants=rest))}
     names = dict.fromkeys([*topology.participants, *mine])
     everyone = tuple(mine.get(name) or loaded[name] for name in names)
     return Cast(dataclasses.replace(topology, partitions=partitions), everyone)
+
+
+def _load(path: Path) -> Topology:
+    """What streams.yaml says. It is read once for any number of harnesses, unless it changes."""
+    try:
+        stamp = path.stat().st_mtime_ns
+    except OSError:
+        stamp = 0
+    return _load_once(path.absolute(), path, stamp)
+
+
+@lru_cache(maxsize=16)
+def _load_once(absolute: Path, path: Path, stamp: int) -> Topology:
+    return load(path)
 
 
 def derive(participants: Sequence[Participant], ends: Ends, partitions: int) -> Topology:

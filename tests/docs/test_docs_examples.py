@@ -81,6 +81,12 @@ def test_deadlines_pass_as_the_page_says(tmp_path: Path) -> None:
         reader.follow(page("docs/how-to/use-deadlines.md"))
 
 
+def test_choreographies_are_tested_as_the_page_says(tmp_path: Path) -> None:
+    """The files and commands of the page about testing, from an empty folder."""
+    with terminal(tmp_path, {"PYTEST_PLUGINS": "choreo.testing.plugin"}) as reader:
+        reader.follow(page("docs/how-to/test-a-choreography.md"))
+
+
 def test_stuck_sagas_are_found_as_the_page_says(tmp_path: Path) -> None:
     """The page about stuck sagas, with a server where nothing runs but what the page starts."""
     with served_shop(tmp_path) as reader:
