@@ -42,8 +42,6 @@ except ImportError as error:
 
 #: Commands whose second word belongs to their name.
 _TWO_WORDS = frozenset({"client", "config", "object", "script", "xgroup", "xinfo"})
-#: Seconds after which a reader that nothing has woken looks again.
-_LOOK = 30.0
 
 
 class _Time(threading.local):
@@ -299,11 +297,12 @@ class FakeConnection(Connection):
     """One process's connection to a :class:`FakeStore`.
 
     It does not hold a read at the store, but :meth:`wait_for_change` wakes a reader when one of the
-    streams that it has read gets something new.
+    streams that it has read gets something new, and after ``look`` seconds at the latest.
     """
 
-    def __init__(self, store: FakeStore, link: Link | None = None) -> None:
+    def __init__(self, store: FakeStore, link: Link | None = None, look: float = 30.0) -> None:
         self._store = store
+        self._look = look
         self._readers: WeakKeyDictionary[asyncio.Task[Any], _Reader] = WeakKeyDictionary()
         super().__init__(_Client(store, link or Link(), self._watch))  # type: ignore[arg-type]
         store.watch(self._on_news)
@@ -342,7 +341,7 @@ class FakeConnection(Connection):
         reader = self._me()
         if not reader.news:
             reader.changed = anyio.Event()
-            with anyio.move_on_after(_LOOK):
+            with anyio.move_on_after(self._look):
                 await reader.changed.wait()
             reader.changed = None
         reader.news = False

@@ -43,14 +43,15 @@ def run(settings: Settings, spec: str, *, only: str, seeds: int, as_json: bool) 
     for case, trial in rehearse(invariant, cases):
         trials.append((case, trial))
         if not as_json:
-            show(format_trial(case, trial))
+            show(format_trial(case, trial), fold=False)
         if case is calm and trial.verdict is Verdict.VIOLATED:
             break  # the faults would be blamed for what is wrong without them
     found = explored(invariant, choreography, seeds) if seeds else None
     if as_json:
         show_json({"trials": [to_data(*each) for each in trials], "explored": seeds, "found": found})
     else:
-        show(Group(*format_violations(trials), format_summary(trials), *format_found(found, seeds)))
+        told = [*format_violations(trials), format_summary(trials), *format_found(found, seeds)]
+        show(Group(*told), fold=False)
     bad = found or any(trial.verdict is Verdict.VIOLATED for _, trial in trials)
     return failures.BAD_NEWS if bad else failures.FINE
 

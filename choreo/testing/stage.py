@@ -42,6 +42,9 @@ from choreo.testing.world import World, without_loop
 from choreo.tracker.follower import Tracker
 from choreo.wire.topology import Topology
 
+#: Seconds after which the tracker looks whether a deadline has passed, if nothing wakes it.
+_TRACKERS_LOOK = 0.5
+
 
 @dataclass(frozen=True, slots=True)
 class Call:
@@ -154,9 +157,9 @@ class Stage:
     idle_calls: list[Callable[[], None]] = field(default_factory=list)
     """What is to be called when nothing else moves, one at a time."""
 
-    def connect(self, link: Link | None = None) -> Broker:
-        """A broker on a connection of its own."""
-        broker = Broker(FakeConnection(self.store, link), self.topology.keys)
+    def connect(self, link: Link | None = None, look: float = 30.0) -> Broker:
+        """A broker on a connection of its own, whose readers look again after ``look`` seconds."""
+        broker = Broker(FakeConnection(self.store, link, look), self.topology.keys)
         broker.clock = VirtualClock(broker.connection, self.world)
         return broker
 
@@ -286,8 +289,8 @@ class StagedTracker(Tracker):
     """The tracker of a world. No fault befalls it: that views may be late is no business of a saga's."""
 
     def __init__(self, stage: Stage) -> None:
-        self._stage_broker = stage.connect()
-        super().__init__(stage.topology, self._stage_broker)
+        self._stage_broker = stage.connect(look=_TRACKERS_LOOK)
+        super().__init__(stage.topology, self._stage_broker, stage.world.clock)
 
     def stop(self) -> None:
         """Begin to stop."""

@@ -472,3 +472,33 @@ def test_under_uvloop() -> None:
             return transfer.status
 
     assert uvloop.run(main()) == "completed"
+
+
+async def test_deadlines(tmp_path: Any) -> None:
+    """A saga's deadline passes when its time comes, in order with everything else."""
+    patient = Participant("patient")
+
+    @patient.on(TransferRequested)
+    async def wait(event: TransferRequested) -> Debited | None:
+        return None
+
+    @wait.undo
+    def stop(event: TransferRequested, debited: Debited | None) -> None:
+        return
+
+    (tmp_path / "streams.yaml").write_text(
+        "namespace: t\n"
+        "streams: {all: {events: [TransferRequested, Debited, TransferDone]}}\n"
+        "participants: {}\n"
+        "sagas: {t: {starts_with: TransferRequested, completes_with: [TransferDone], deadline: 5m}}\n"
+    )
+    async with Harness(tmp_path / "streams.yaml", participants=[patient]) as town:
+        saga = await town.start(TransferRequested())
+        began = town.now
+        await town.advance(minutes=4.9)
+        saga.assert_status("running")
+        await town.finish()
+        saga.assert_status("compensated")
+        saga.assert_undone("patient/wait")
+        assert saga.events == ["TransferRequested", "SagaTimedOut"]
+        assert 300_000 <= town.now - began <= 301_000
