@@ -215,7 +215,7 @@ class Connection:
             BrokerUnavailable: if the server cannot be reached or cannot serve now.
             BrokerRefused: if it will not do this.
         """
-        return await self._ask(self._commands, self._commands.execute_command(*command))  # type: ignore[no-untyped-call]
+        return await self._ask(self._commands.execute_command(*command))  # type: ignore[no-untyped-call]
 
     async def call_many(self, commands: Sequence[Sequence[Argument]]) -> list[Any]:
         """Commands in one round trip. A command's own error stands in its place, translated."""
@@ -229,7 +229,7 @@ class Connection:
 
     async def read(self, *command: Argument) -> Any:
         """One command that may wait at the server, on a connection kept for such."""
-        return await self._ask(self._reader, self._reader.execute_command(*command))  # type: ignore[no-untyped-call]
+        return await self._ask(self._reader.execute_command(*command))  # type: ignore[no-untyped-call]
 
     async def run(
         self, name: str, keys: Sequence[str], arguments: Sequence[Argument], *, changes: bool = True
@@ -267,18 +267,25 @@ class Connection:
         return await self._ask_many(pipeline)
 
     async def _ask_many(self, pipeline: Any) -> list[Any]:
-        answers = list(await self._ask(self._commands, pipeline.execute(raise_on_error=False)))
+        answers = list(await self._ask(pipeline.execute(raise_on_error=False)))
         if any(isinstance(each, exceptions.ReadOnlyError) for each in answers):
-            await _drop_idle(self._commands)
+            await self._drop_idle()
         return answers
 
-    async def _ask(self, client: Client, question: Awaitable[Any]) -> Any:
+    async def _drop_idle(self) -> None:
+        """Close idle connections, because one is broken, or leads to a server that is no master any more:
+        the others probably are as well, and each would cost its own timeout."""
+        for client in (self._commands, self._reader):
+            with suppress(exceptions.RedisError, OSError):
+                await client.connection_pool.disconnect(inuse_connections=False)
+
+    async def _ask(self, question: Awaitable[Any]) -> Any:
         try:
             with translated():
                 return await question
         except BrokerUnavailable as error:
             if isinstance(error.__cause__, _BROKEN_CLASSES):
-                await _drop_idle(client)
+                await self._drop_idle()
             raise
 
     def announce_change(self) -> None:
@@ -291,13 +298,6 @@ class Connection:
         changed = self._changed
         with anyio.move_on_after(seconds):
             await changed.wait()
-
-
-async def _drop_idle(client: Client) -> None:
-    """Close idle connections, because one of their kind is broken, or leads to a server that is no master
-    any more: the others probably are as well, and each would cost its own timeout."""
-    with suppress(exceptions.RedisError, OSError):
-        await client.connection_pool.disconnect(inuse_connections=False)
 
 
 def _plain(client: Client) -> Client:
