@@ -111,7 +111,7 @@ async def test_a_tracker_that_is_killed_at_every_turn(open_broker: OpenBroker, t
     right = await work_out(topology, broker)
     for turns in range(45):
         for partition in range(topology.partitions):
-            await broker.projections.wipe(partition, begin=True)
+            await broker.projections.wipe(partition, [], begin=True)
         task = asyncio.create_task(Tracker(topology, open_broker(topology)).run())
         for _ in range(turns):
             await asyncio.sleep(0)
