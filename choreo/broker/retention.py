@@ -7,13 +7,20 @@ from dataclasses import dataclass
 
 from choreo.broker.connection import Argument, Connection
 from choreo.broker.groups import fields_of
+from choreo.broker.sagas import in_the_way
+from choreo.model.facts import Fact
 from choreo.model.saga import State
+from choreo.wire.envelope import Reason
 from choreo.wire.keys import Keys
 from choreo.wire.limits import MAX_FORGOTTEN, MAX_TRIMMED
 
 #: An id in front of every entry, and one behind every entry: (milliseconds, number).
 BEGINNING = (0, 0)
 END = (1 << 64, 0)
+#: Sagas of each type and state among which that of a lost entry is searched for.
+_SEARCHED = 500
+#: Dead letters that are looked at at once.
+_LETTERS = 100
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,6 +69,28 @@ class Forgotten:
     """Of the partition's projections, from now on."""
     gone: Sequence[str]
     """The ids of the sagas that are forgotten; the others stay."""
+
+
+@dataclass(frozen=True, slots=True)
+class Lost:
+    """The dead letter of an entry that was deleted before it was handled, and whose saga is not known."""
+
+    letter: str
+    place: str
+    """Its entry in the stream of dead letters."""
+    stream: str
+    entry: str
+    participant: str
+
+
+@dataclass(frozen=True, slots=True)
+class LostPage:
+    """What a page of dead letters holds of these."""
+
+    letters: Sequence[Lost]
+    last: str
+    """The last entry of the page; where to go on."""
+    full: bool
 
 
 @dataclass(frozen=True, slots=True)
@@ -119,6 +148,54 @@ class Retention:
             [] if isinstance(answer, Exception) else [saga_id.decode() for saga_id in answer]
             for answer in answers
         ]
+
+    async def newest(
+        self, partition: int, listings: Sequence[tuple[str, State]], until: int
+    ) -> list[list[str]]:
+        """For each type and state the ids of the sagas that began last, but no later than ``until`` (ms)."""
+        commands = [
+            ("ZREVRANGEBYSCORE", self.keys.index(partition, *listing), until, 0, "LIMIT", 0, _SEARCHED)
+            for listing in listings
+        ]
+        answers = await self.connection.call_many(commands)
+        return [
+            [] if isinstance(answer, Exception) else [saga_id.decode() for saga_id in answer]
+            for answer in answers
+        ]
+
+    async def lost(self, partition: int, after: str) -> LostPage:
+        """The letters of lost entries without a saga, in one page of dead letters behind ``after``."""
+        start = "-" if after == "-" else f"({after}"
+        rows = await self.connection.call("XRANGE", self.keys.dead(partition), start, "+", "COUNT", _LETTERS)
+        found = []
+        for place, flat in rows:
+            text = {name: value.decode(errors="replace") for name, value in fields_of(flat).items()}
+            if text.get(b"reason") == Reason.ENTRY_LOST and b"subject" not in text:
+                found.append(Lost(text[b"letter"], place.decode(), text[b"stream"], text[b"entry"],
+                                  text[b"participant"]))  # fmt: skip
+        return LostPage(found, rows[-1][0].decode() if rows else after, len(rows) == _LETTERS)
+
+    async def tell_lost(
+        self, partition: int, saga_id: str, now: int, lost: Lost, fact: Fact, note: str
+    ) -> bool:  # fmt: skip
+        """Write into a saga's journal, and on the letter, that ``fact`` was lost. Returns whether it is news.
+
+        Raises:
+            BrokerRefused: if a key has the wrong type.
+        """
+        keys = self.keys
+        names = [
+            keys.record(partition, saga_id), keys.work(partition, saga_id), keys.journal(partition),
+            keys.dead(partition), keys.letters(partition), keys.timers(partition), keys.parked(partition),
+        ]  # fmt: skip
+        arguments: list[Argument] = [
+            now, saga_id, keys.inbox_prefix(partition), lost.letter, lost.place, lost.participant, fact.type,
+            fact.id, note,
+        ]  # fmt: skip
+        answer, key = await self.connection.run("lost", names, arguments)
+        if answer == b"blocked":
+            raise in_the_way(key)
+        return bool(answer == b"told")
 
     async def deleted(self, streams: Sequence[str]) -> dict[str, str]:
         """The newest entry that somebody deleted by hand (XDEL) from each stream where anybody did.

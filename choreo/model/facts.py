@@ -46,6 +46,8 @@ class Kind(StrEnum):
     """An operator changed the saga."""
     REFUSED = "refused"
     """A malformed entry that names this saga became a dead letter."""
+    LOST = "lost"
+    """An event was deleted from its stream before a participant handled it."""
 
 
 class Order(StrEnum):
@@ -64,7 +66,7 @@ class Order(StrEnum):
 
 
 #: Kinds that stand for a dead letter.
-LETTERS = frozenset({Kind.DEAD, Kind.PARKED, Kind.STUCK, Kind.REFUSED})
+LETTERS = frozenset({Kind.DEAD, Kind.PARKED, Kind.STUCK, Kind.REFUSED, Kind.LOST})
 
 
 class Fact(msgspec.Struct, frozen=True, array_like=True, omit_defaults=True):
@@ -156,6 +158,8 @@ class View(msgspec.Struct, frozen=True, omit_defaults=True):
     """How many deliveries became dead letters."""
     open_letters: int = 0
     """How many of them still wait for an operator."""
+    damaged: list[str] = []
+    """Events that somebody deleted before they were handled, each in words."""
     reason: str = ""
     """Why the saga unwinds or unwound."""
     last_error: LastError | None = None
@@ -249,6 +253,7 @@ def project(saga_id: str, timeline: Mapping[str, Fact]) -> View:
         retries=sum(fact.kind is Kind.RETRYING for fact in facts),
         dead_letters=sum(fact.kind in LETTERS for fact in facts),
         open_letters=len({fact.id for fact in facts if fact.kind in LETTERS} - _settled(facts)),
+        damaged=[fact.note for fact in facts if fact.kind is Kind.LOST],
         reason=next((_reason(fact) for fact in facts if fact.state in _UNWINDING), ""),
         last_error=next((_error(fact) for fact in reversed(facts) if _failed(fact)), None),
     )

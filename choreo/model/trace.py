@@ -107,6 +107,8 @@ class Trace(msgspec.Struct, omit_defaults=True):
     awaits: list[Awaited] = []
 
 
+#: Facts about the saga as a whole.
+_INCIDENTS = frozenset({Kind.ORDERED, Kind.REFUSED, Kind.LOST})
 #: Events that may hang below each other. JSON that nests deeper can be neither written nor read.
 MAX_DEPTH = 100
 
@@ -134,7 +136,7 @@ def build_trace(view: View, facts: Sequence[Fact], listeners: Listeners) -> Trac
         else:
             reaction.emitted.append(nodes[fact.id])
         depths[fact.id] = depth
-    incidents = [_incident(fact, start) for fact in facts if fact.kind in (Kind.ORDERED, Kind.REFUSED)]
+    incidents = [_incident(fact, start) for fact in facts if fact.kind in _INCIDENTS]
     return Trace(view, roots, incidents, list(awaited(view, facts, listeners)))
 
 

@@ -239,6 +239,8 @@ class Worker:
         """Begin the life of every delivery that this participant can do something with."""
         unwanted: dict[str, list[str]] = {}
         for delivery in found:
+            if not delivery.fields:
+                continue  # deleted: it stays pending until it is claimed, which tells its saga
             work = self._understand(handling, delivery)
             if work is None:
                 unwanted.setdefault(delivery.stream, []).append(delivery.entry)
@@ -249,10 +251,6 @@ class Worker:
             await self.broker.groups.acknowledge(self.participant.name, unwanted)
 
     def _understand(self, handling: Handling, delivery: Delivery) -> Work | None:
-        if not delivery.fields:
-            logger.error("%s: entry %s of %s was deleted before it was handled",
-                         self.participant.name, delivery.entry, delivery.stream)  # fmt: skip
-            return None
         if delivery.stream in self._inboxes:
             return handling.understand_request(delivery, self._inboxes[delivery.stream])
         return handling.understand(delivery, self._topics[delivery.stream])

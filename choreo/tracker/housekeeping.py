@@ -12,6 +12,7 @@ from choreo.broker.clock import Clock
 from choreo.broker.projections import Progress
 from choreo.broker.retention import Keeping, Trimmed
 from choreo.errors import BrokerRefused
+from choreo.tracker.damage import Damage
 from choreo.tracker.projection import Projector
 from choreo.tracker.retention import Forgetting
 from choreo.wire.topology import Topology
@@ -40,6 +41,7 @@ class Housekeeping:
         self._broker = broker
         self._clock = clock
         self._forgetting = Forgetting(topology, broker)
+        self._damage = Damage(topology, broker, clock)
         self._pause = max(_SHORTEST_PAUSE, _ROUND / topology.partitions)
         self._next = 0
         self._refused: set[int] = set()
@@ -81,8 +83,9 @@ class Housekeeping:
     async def visit(self, projector: Projector, progress: Progress) -> bool:
         """Put away what is over in one partition. Returns whether there is more to do at once."""
         trimmed = await self.trim(projector)
+        damaged = await self._damage.visit(projector)
         more = await self._forgetting.visit(projector, progress, self._clock(), trimmed.horizon)
-        return more or trimmed.more
+        return more or damaged or trimmed.more
 
     async def trim(self, projector: Projector) -> Trimmed:
         """Trim the streams of one partition once."""

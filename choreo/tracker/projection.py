@@ -69,6 +69,14 @@ class Projector:
             timeline = self._timelines.pop(saga_id, None)
             self._cached -= len(timeline.facts) if timeline else 0
 
+    def find(self, topic: str, entry: str) -> tuple[str, Fact] | None:
+        """The saga of an entry of a topic, and the fact that it told; of those that are cached."""
+        for saga_id, timeline in self._timelines.items():
+            for fact in timeline.facts.values():
+                if fact.entry == entry and self._topology.routes.get(fact.type) == topic:
+                    return saga_id, fact
+        return None
+
     async def fold(self, version: int, read: Mapping[str, Sequence[Entry]], load: Load) -> Batch:
         """What entries make of the sagas they tell of; ``version`` is that of what is known so far."""
         batch = Batch(self.partition, version)
