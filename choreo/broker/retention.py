@@ -94,6 +94,16 @@ class LostPage:
 
 
 @dataclass(frozen=True, slots=True)
+class Walk:
+    """How far the letters of a partition have been looked through."""
+
+    place: str = "-"
+    """The last letter that was looked at."""
+    cursor: int = 0
+    """The same for the states of letters that are deleted already."""
+
+
+@dataclass(frozen=True, slots=True)
 class Retention:
     """Trimming and forgetting in one namespace."""
 
@@ -175,6 +185,29 @@ class Retention:
                                   text[b"participant"]))  # fmt: skip
         return LostPage(found, rows[-1][0].decode() if rows else after, len(rows) == _LETTERS)
 
+    async def bury(self, partition: int, before: int, walk: Walk) -> Walk:
+        """Delete letters that were settled before a time (ms), a page of them. Open ones stay for ever.
+
+        Returns where to go on; from the beginning again, when all were looked at.
+        """
+        dead, states = self.keys.dead(partition), self.keys.letters(partition)
+        start = "-" if walk.place == "-" else f"({walk.place}"
+        rows = await self.connection.call("XRANGE", dead, start, "+", "COUNT", _LETTERS)
+        cursor, flat = await self.connection.call("HSCAN", states, walk.cursor, "COUNT", _LETTERS)
+        arguments: list[Argument] = []
+        if rows:
+            ids = [fields_of(fields).get(b"letter", b"") for _, fields in rows]
+            found = await self.connection.call("HMGET", states, *ids)
+            for (place, _), letter, state in zip(rows, ids, found, strict=True):
+                if _settled_before(state, before):
+                    arguments += (letter, state, place)
+        for letter, state in fields_of(flat).items():
+            if state.startswith(b"dropped ") and _settled_before(state, before):
+                arguments += (letter, state, "")
+        if arguments:
+            await self.connection.run("bury", [dead, states], arguments)
+        return Walk(rows[-1][0].decode() if len(rows) == _LETTERS else "-", int(cursor))
+
     async def tell_lost(
         self, partition: int, saga_id: str, now: int, lost: Lost, fact: Fact, note: str
     ) -> bool:  # fmt: skip
@@ -219,3 +252,9 @@ def order_of(entry: str) -> tuple[int, int]:
     return int(milliseconds), int(number)
 
 
+def _settled_before(state: bytes | None, before: int) -> bool:
+    """Whether the state of a letter, ``<what became of it> <ms> ...``, is older than ``before`` (ms)."""
+    if not state or state == b"open":
+        return False
+    time = state.split(b" ")[1:2]
+    return bool(time) and time[0].isdigit() and int(time[0]) < before

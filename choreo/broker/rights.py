@@ -32,6 +32,7 @@ FORMS: Mapping[str, tuple[Argument, ...]] = {
     "HINCRBY": (_KEY, "none", "no number"),
     "HKEYS": (_KEY,),
     "HMGET": (_KEY, "none"),
+    "HSCAN": (_KEY, 0),
     "HSET": (_KEY, "name", "value", "no value follows"),
     "HSETNX": (_KEY, "name", "value"),
     "INFO": ("server",),

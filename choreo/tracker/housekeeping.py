@@ -10,7 +10,7 @@ import anyio
 from choreo.broker.broker import Broker
 from choreo.broker.clock import Clock
 from choreo.broker.projections import Progress
-from choreo.broker.retention import Keeping, Trimmed
+from choreo.broker.retention import Keeping, Trimmed, Walk
 from choreo.errors import BrokerRefused
 from choreo.tracker.damage import Damage
 from choreo.tracker.projection import Projector
@@ -44,6 +44,7 @@ class Housekeeping:
         self._damage = Damage(topology, broker, clock)
         self._pause = max(_SHORTEST_PAUSE, _ROUND / topology.partitions)
         self._next = 0
+        self._walks: dict[int, Walk] = {}
         self._refused: set[int] = set()
         self._due: float | None = None
         self._participants: Sequence[str] = ()
@@ -83,9 +84,16 @@ class Housekeeping:
     async def visit(self, projector: Projector, progress: Progress) -> bool:
         """Put away what is over in one partition. Returns whether there is more to do at once."""
         trimmed = await self.trim(projector)
+        await self._bury(projector.partition, trimmed.horizon)
         damaged = await self._damage.visit(projector)
         more = await self._forgetting.visit(projector, progress, self._clock(), trimmed.horizon)
         return more or damaged or trimmed.more
+
+    async def _bury(self, partition: int, horizon: tuple[int, int]) -> None:
+        """Delete a page of letters that were settled long ago, and that no entry can bring back."""
+        before = min(self._clock() - _ms(self._topology.keep), horizon[0])
+        walk = self._walks.get(partition, Walk())
+        self._walks[partition] = await self._broker.retention.bury(partition, before, walk)
 
     async def trim(self, projector: Projector) -> Trimmed:
         """Trim the streams of one partition once."""

@@ -18,6 +18,7 @@ from tracker_kit import (
     add_entry,
     catch_up,
     keys_of,
+    letters,
     look,
     run_to_rest,
     running,
@@ -82,9 +83,9 @@ async def test_a_letter_that_is_open_keeps_its_saga(broker: Broker, topology: To
     await catch_up(topology, broker)
     await tidy(topology, broker, 8)
     assert saga_id in (await look(topology, broker)).views
-    letters = topology.keys.letters(topology.keys.partition(saga_id))
-    (letter,) = await broker.connection.call("HKEYS", letters)
-    await broker.connection.call("HSET", letters, letter, "dropped 1 ann")
+    states = topology.keys.letters(topology.keys.partition(saga_id))
+    (letter,) = await broker.connection.call("HKEYS", states)
+    await broker.connection.call("HSET", states, letter, "dropped 1 t ann")
     await tidy(topology, broker, 8)
     assert (await look(topology, broker)).views == {}
 
@@ -125,6 +126,38 @@ async def test_a_saga_that_is_not_as_its_view_says_stays(broker: Broker, topolog
     await tidy(topology, broker, 8)
     assert await broker.connection.call("EXISTS", record)
     assert saga_id in (await look(topology, broker)).views
+
+
+async def test_settled_letters_go_and_open_ones_stay(broker: Broker, topology: Topology) -> None:
+    """A letter that was replayed or dropped goes a `keep` later; one that is open stays for ever."""
+    ids = await run_to_rest(topology, broker, [BOOM] * 4)
+    await catch_up(topology, broker)
+    keys = topology.keys
+    settled = {}
+    for saga_id, state in zip(ids, (b"open", b"replayed %d t ann", b"dropped %d t ann", b"resolved %d t ann"), strict=True):
+        partition = keys.partition(saga_id)
+        record = await broker.connection.call("HKEYS", keys.record(partition, saga_id))
+        (letter,) = [field[2:] for field in record if field.startswith(b"l:")]
+        state = state % wall_clock() if b"%" in state else state
+        await broker.connection.call("HSET", keys.letters(partition), letter, state)
+        if state.startswith(b"dropped"):
+            place = await broker.connection.call("HGET", keys.record(partition, saga_id), b"l:" + letter)
+            await broker.connection.call("XDEL", keys.dead(partition), place)
+        settled[letter] = state
+    await tidy(topology, broker, 6.9)
+    assert await states_of(broker, topology) == settled
+    await tidy(topology, broker, 8)
+    open_ones = {letter: state for letter, state in settled.items() if state == b"open"}
+    assert await states_of(broker, topology) == open_ones
+    assert [fields[b"letter"] for fields in await letters(topology, broker)] == list(open_ones)
+
+
+async def states_of(broker: Broker, topology: Topology) -> dict[bytes, bytes]:
+    found: dict[bytes, bytes] = {}
+    for partition in range(topology.partitions):
+        flat = await broker.connection.call("HGETALL", topology.keys.letters(partition))
+        found |= dict(zip(flat[::2], flat[1::2], strict=True))
+    return found
 
 
 @pytest.mark.parametrize("row", ["a:payments/charge:e1", "t:payments/charge:e1"])
