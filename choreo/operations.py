@@ -108,11 +108,11 @@ class Operations:
             _check_payload(data)
         slip = self._slip(note, who, rehearse=rehearse)
         if filed.state != LetterState.OPEN:
-            return _settlement(filed, Outcome.CLOSED, _became(filed.state))
+            return _closed(filed, filed.state)
         try:
             order = self._plan_replay(filed, slip, data, fields or {})
         except _Refused as refused:
-            return _settlement(filed, Outcome.REFUSED, str(refused))
+            return _settlement(filed, Outcome.REFUSED, why=str(refused))
         return _settled(filed, await persist(order))
 
     def _plan_replay(
@@ -168,7 +168,7 @@ class Operations:
         filed = await self._find(letter)
         slip = self._slip(note, who, rehearse=rehearse)
         if filed.state != LetterState.OPEN:
-            return _settlement(filed, Outcome.CLOSED, _became(filed.state))
+            return _closed(filed, filed.state)
         return _settled(filed, await persist(partial(self.broker.letters.drop, filed, slip)))
 
     async def _find(self, letter: str | DeadLetter) -> Filed:
@@ -296,21 +296,27 @@ def _settled(filed: Filed, answer: Answer) -> Settlement:
     """What became of an order about a letter, in words."""
     match answer.word:
         case "replayed":
-            return _settlement(filed, Outcome.REPLAYED)
+            return _settlement(filed, Outcome.REPLAYED, LetterState.REPLAYED)
         case "dropped":
-            return _settlement(filed, Outcome.DROPPED)
+            return _settlement(filed, Outcome.DROPPED, LetterState.DROPPED)
         case "closed":
-            return _settlement(filed, Outcome.CLOSED, _became(answer.detail))
+            return _closed(filed, answer.detail)
         case "refused":
-            return _settlement(filed, Outcome.REFUSED, _why_not(filed, answer.detail))
-    return _settlement(
-        filed, Outcome.REFUSED, "it has gone, or failed once more, in this very moment; list them again"
-    )
+            return _settlement(filed, Outcome.REFUSED, why=_why_not(filed, answer.detail))
+    why = "it has gone, or failed once more, in this very moment; list them again"
+    return _settlement(filed, Outcome.REFUSED, why=why)
 
 
-def _settlement(filed: Filed, outcome: Outcome, why: str = "") -> Settlement:
+def _settlement(
+    filed: Filed, outcome: Outcome, state: LetterState = LetterState.OPEN, why: str = ""
+) -> Settlement:
     letter = decode_letter(filed.place, filed.fields, filed.state)
-    return Settlement(letter.id, outcome, why, letter.saga, letter.handler)
+    return Settlement(letter.id, outcome, state, why, letter.saga, letter.handler)
+
+
+def _closed(filed: Filed, state: str) -> Settlement:
+    """Somebody has dealt with the letter before."""
+    return _settlement(filed, Outcome.CLOSED, decode_letter("", {}, state).state, _became(state))
 
 
 def _why_not(filed: Filed, state: str) -> str:

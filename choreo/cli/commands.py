@@ -9,6 +9,7 @@ from typing import Any
 
 import click
 
+from choreo.cli.operator_commands import dlq, pause, resolve, resume, retry
 from choreo.cli.settings import Settings, shared_options
 from choreo.drawing.durations import parse_duration
 
@@ -20,7 +21,8 @@ as_json = click.option("--json", "as_json", is_flag=True, help="Print JSON of a 
 
 def add_commands(group: click.Group) -> None:
     """Add every command to ``group``, in the order in which the help lists them."""
-    for command in (init, dev, run, start, sagas, trace, compensate, tracker, check, graph, rehearse, doctor):
+    steering = (compensate, retry, resolve, dlq, pause, resume)
+    for command in (init, dev, run, start, sagas, trace, *steering, tracker, check, graph, rehearse, doctor):
         group.add_command(command)
 
 

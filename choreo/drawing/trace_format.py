@@ -25,7 +25,7 @@ from choreo.drawing.durations import format_duration
 from choreo.drawing.status import LOOKS, format_deadline, format_state, format_time, format_took
 from choreo.drawing.text import clean, clean_lines, count, listed
 from choreo.drawing.waits_format import MAX_AWAITED, NOTHING, format_waits
-from choreo.model.facts import Kind, View
+from choreo.model.facts import Kind, Order, View
 from choreo.model.saga import State
 from choreo.model.trace import EventNode, Incident, Plan, Reaction, Trace
 
@@ -62,6 +62,11 @@ _REMARKS: dict[Kind, tuple[str, str]] = {
 
 #: The lines of a traceback that underline the one before; they miss their mark where lines are wrapped.
 _UNDERLINES = re.compile(r"^ *[~^]+ *\n", re.MULTILINE)
+#: How an operator's order is called.
+_ORDERS: dict[str, str] = {
+    Order.COMPENSATE: "compensation", Order.REPLAY: "a replay", Order.DROP: "dropping the letter",
+    Order.RETRY: "a retry at once", Order.RESOLVE: "resolution",
+}  # fmt: skip
 #: What is said of an event that changed the saga's state.
 _TURNS = {State.COMPLETED: "completes the saga", State.COMPENSATING: "aborts the saga"}
 
@@ -140,8 +145,12 @@ def format_awaited(trace: Trace, now: int) -> Iterator[Text]:
     yield from format_waits(trace.awaits, now)
     if not trace.awaits and not view.status.ended:
         yield Text(NOTHING, style="yellow")
-    if view.dead_letters:
-        yield Text(f"{count(view.dead_letters, 'dead letter')}: an operator has to look", style="red")
+    if view.open_letters:
+        yield Text(
+            f"{count(view.open_letters, 'dead letter')}: an operator has to look;"
+            f" see `choreo dlq list --saga {clean(view.id)}`",
+            style="red",
+        )
 
 
 # -- the tree ----------------------------------------------------------------------------------------
@@ -277,9 +286,10 @@ def _joins_that_ran(events: Iterable[EventNode]) -> set[str]:
 def _incident_label(incident: Incident) -> Text:
     note = clean(incident.note)
     if incident.kind is Kind.ORDERED:
-        by = f" by {clean(incident.detail)}" if incident.detail else ""
-        what = "compensation" if incident.state.startswith("compensat") else "a change"
-        return Text.assemble(("! ", "yellow"), f"{what} was ordered{by}", (f": {note}" if note else ""))
+        what = _ORDERS.get(incident.order, "a change")
+        what += f" of {clean(incident.about)}" if incident.about else ""
+        what += f" was ordered by {clean(incident.detail)}" if incident.detail else " was ordered"
+        return Text.assemble(("! ", "yellow"), what, (f": {note}" if note else ""))
     return Text.assemble(("✗ ", "red"), "an entry was refused, now a dead letter: ", (note, "red"))
 
 

@@ -82,6 +82,8 @@ class Settlement(msgspec.Struct, frozen=True, omit_defaults=True):
     letter: str
     """The letter's id."""
     outcome: Outcome
+    state: LetterState = LetterState.OPEN
+    """How the letter stands now (in a rehearsal: would stand)."""
     why: str = ""
     """If nothing was done: why not, and what may be done instead."""
     saga: str = ""

@@ -117,7 +117,7 @@ def test_an_undo_that_failed() -> None:
     shown = tree(trace)
     assert "✗ refund  waited 10 ms, worked 2 ms" in shown
     assert "could not undo, now a dead letter: OSError: no bank" in shown
-    assert shown.endswith("1 dead letter: an operator has to look")
+    assert shown.endswith("1 dead letter: an operator has to look; see `choreo dlq list --saga order-1`")
     assert "Traceback" not in shown
 
 
@@ -137,7 +137,8 @@ def test_orders_and_refusals_stand_in_their_time() -> None:
     """What happened to the saga as a whole stands beside its events, with who ordered it and why."""
     trace = trace_of(
         PLACED,
-        Fact("o", Kind.ORDERED, START + 9, note="customer called", detail="ada", state="compensated", seq=2),
+        Fact("o", Kind.ORDERED, START + 9, note="customer called", detail="ada", state="compensated", seq=2,
+             order="compensate"),
         Fact("r", Kind.REFUSED, START + 4, note="data-not-json: truncated"),
     )
     assert tree(trace).startswith(
