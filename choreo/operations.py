@@ -106,6 +106,8 @@ class Operations:
         filed = await self._find(letter)
         if data is not None:
             _check_payload(data)
+        if data is not None or fields:
+            note = f"{note} (with other data)".lstrip()
         slip = self._slip(note, who, rehearse=rehearse)
         if filed.state != LetterState.OPEN:
             return _closed(filed, filed.state)

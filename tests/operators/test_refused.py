@@ -44,7 +44,7 @@ async def test_it_is_added_once_more_with_what_was_wrong_replaced(stage: Stage) 
         assert (await choreo.replay(letter.id)).outcome is Outcome.CLOSED
     assert (view.dead_letters, view.events) == (1, 3)
     assert shop.seen["charge"][0][0].amount == 42
-    assert orders(trace.incidents) == [("replay", "", "quoted", "ann")]
+    assert orders(trace.incidents) == [("replay", "", "quoted (with other data)", "ann")]
 
 
 async def test_a_field_that_was_missing(stage: Stage) -> None:
