@@ -17,14 +17,20 @@ import anyio
 
 from choreo.broker.connection import load_script
 
-#: Whether a fault is to hit the reply to this command, given as it travels.
-Wanted: TypeAlias = Callable[[bytes], bool]
+#: Whether a fault is to hit: given a command and the reply to it, as they travel.
+Wanted: TypeAlias = Callable[[bytes, bytes], bool]
 
 
 def calls_of(script: str) -> Wanted:
     """Calls of one of choreo's scripts."""
     digest = load_script(script).digest.encode()
-    return lambda command: b"EVALSHA" in command[:40] and digest in command[:100]
+    return lambda command, reply: b"EVALSHA" in command[:40] and digest in command[:100]
+
+
+def filled_reads(command: bytes, reply: bytes) -> bool:
+    """Reads of a participant that brought something."""
+    reads = b"XREADGROUP" in command[:40] or calls_of("take")(command, reply)
+    return reads and b"subject" in reply
 
 
 @dataclass
@@ -36,8 +42,8 @@ class Loss:
     seen: int = 0
     lost: int = 0
 
-    def hits(self, command: bytes) -> bool:
-        if not self.wanted(command):
+    def hits(self, command: bytes, reply: bytes) -> bool:
+        if not self.wanted(command, reply):
             return False
         self.seen += 1
         if self.seen % self.every:
@@ -165,7 +171,7 @@ class Proxy:
             if self.delay:
                 await anyio.sleep(self.delay)
             command = link.asked.popleft()
-            if any(loss.hits(command) for loss in self.losses):
+            if any(loss.hits(command, reply) for loss in self.losses):
                 link.cut()
                 return
             if not link.silent:

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 import anyio
 import pytest
 from fault_bank import Asked
-from fault_proxy import Proxy, calls_of
+from fault_proxy import Proxy, calls_of, filled_reads
 from fault_stage import Stage
 
 from choreo import Choreography
@@ -64,6 +64,18 @@ async def test_of_starts(bank: Stage, proxy: Proxy) -> None:
     bank.start_bank(lease=LEASE)
     await bank.until_ended(SAGAS)
     await check_that_all_ran_once(bank, SAGAS)
+
+
+async def test_of_reads(proxied_bank: Stage, proxy: Proxy) -> None:
+    """Every other reply that brings something to handle is lost: it is handled at once all the same, and
+    not when a lease is over."""
+    bank = proxied_bank
+    await start_all(bank.choreo, SAGAS[:100], Asked())
+    loss = proxy.lose(filled_reads, every=2)
+    bank.start_bank(lease=LEASE, concurrency=10)
+    await bank.until_ended(SAGAS[:100])
+    assert loss.lost > 5, loss
+    await check_that_all_ran_once(bank, SAGAS[:100])
 
 
 async def test_of_timers(proxied_bank: Stage, proxy: Proxy) -> None:
