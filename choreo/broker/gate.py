@@ -42,7 +42,7 @@ class Verdict(StrEnum):
     """A key in the way has the wrong type; nothing was changed. Try again when it is gone."""
 
 
-class Answer(msgspec.Struct, frozen=True):
+class Answer(msgspec.Struct, frozen=True, gc=False):
     """A verdict and what comes with it: after ``RUN`` the saga's type and packed events."""
 
     verdict: Verdict
@@ -56,7 +56,7 @@ class Identity(msgspec.Struct, frozen=True):
     consumer: str
 
 
-class Head(msgspec.Struct, frozen=True):
+class Head(msgspec.Struct, frozen=True, gc=False):
     """What every decision says of its delivery."""
 
     partition: int
@@ -79,7 +79,7 @@ class Head(msgspec.Struct, frozen=True):
     attempt: int = 1
 
 
-class Emission(msgspec.Struct, frozen=True):
+class Emission(msgspec.Struct, frozen=True, gc=False):
     """An event to be published: its id, where it goes, and what it does to the saga.
 
     ``ends`` is empty, ``a`` (aborts), ``c1`` (completes) or ``cN`` (completes with N - 1 others).
@@ -150,7 +150,7 @@ class Decision(msgspec.Struct, frozen=True):
         return _HEAD + sum(len(each) for each in self.body(_Keyring(())) if not isinstance(each, int))
 
 
-class Look(Decision, frozen=True):
+class Look(Decision, frozen=True, gc=False):
     """May this step run, if it is neither undoable nor a join? Answers run, or ask."""
 
     kind: ClassVar[str] = "look"
@@ -164,7 +164,7 @@ class Look(Decision, frozen=True):
         return _HEAD
 
 
-class Begin(Decision, frozen=True):
+class Begin(Decision, frozen=True, gc=False):
     """May this step run? Answers run, doubt, waiting, duplicate, late, stale or blocked."""
 
     kind: ClassVar[str] = "begin"
@@ -183,7 +183,7 @@ class Begin(Decision, frozen=True):
         return _HEAD + len(self.ledger) + len(self.part)
 
 
-class Done(Decision, frozen=True):
+class Done(Decision, frozen=True, gc=False):
     """A step took effect (or may have, if ``result`` is ``None`` and ``keep``), and emits events."""
 
     kind: ClassVar[str] = "done"

@@ -80,7 +80,7 @@ def run(context: click.Context) -> None:
 @click.argument("name", metavar="NAME_OR_MODULE:ATTRIBUTE")
 @click.option("--workers", type=click.IntRange(1, 1000), default=1, show_default=True, help="Processes.")
 @click.option(
-    "--concurrency", type=click.IntRange(1, 100_000), default=100, show_default=True,
+    "--concurrency", type=click.IntRange(1, 100_000), default=256, show_default=True,
     help="Deliveries in hand at once, per process.",
 )  # fmt: skip
 @click.option(

@@ -104,7 +104,8 @@ class Committer:
                 queue = self._queues.setdefault(head.partition, deque())
                 # The way back comes first: whoever waits for it waits with money or goods in the air.
                 (queue.appendleft if first or head.back else queue.append)(waiting)
-                self._arrived.set()
+                if not self._arrived.is_set():
+                    self._arrived.set()
 
     def _take_up(self) -> None:
         """Line up again what was set aside and is due."""

@@ -152,7 +152,7 @@ class Handling:
         self, head: Head, bench: Bench, envelopes: Sequence[Envelope], events: Sequence[Event]
     ) -> Decision:
         """Run the step, and say what came of it."""
-        context = self._context(head, key=self.draft.key(head))
+        context = self._context(head, key=self.draft.key(head)) if bench.step.takes_context else None
         try:
             returned, emitted = await bench.run(events, context)
             return self.draft.done(head, bench, envelopes, returned, emitted)

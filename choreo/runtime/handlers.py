@@ -65,8 +65,11 @@ class Bench:
             message, _ = describe(error)
             raise msgspec.DecodeError(message) from error
 
-    async def run(self, events: Sequence[Event], context: Context) -> tuple[Any, list[Emitted]]:
-        """Call the step. Returns what it returned, and every event that it emits, in order."""
+    async def run(self, events: Sequence[Event], context: Context | None) -> tuple[Any, list[Emitted]]:
+        """Call the step. Returns what it returned, and every event that it emits, in order.
+
+        ``context`` may be ``None`` if the step does not take it.
+        """
         returned = await self._call(self.step, self.policy, events, context)
         if isinstance(returned, Iterator):
             returned = list(returned)  # it can be gone through only once
@@ -82,7 +85,7 @@ class Bench:
         return _emitted(undo.function, undo.outcome, returned, context)
 
     async def _call(
-        self, handler: Step[Any] | Undo, policy: Policy, arguments: Sequence[Any], context: Context
+        self, handler: Step[Any] | Undo, policy: Policy, arguments: Sequence[Any], context: Context | None
     ) -> Any:
         if handler.takes_context:
             arguments = [*arguments, context]
@@ -153,11 +156,12 @@ def _decoder(event: type[Event]) -> Callable[[bytes], Event]:
     return msgspec.json.Decoder(event).decode
 
 
-def _emitted(function: Handler, outcome: Outcome, returned: Any, context: Context) -> list[Emitted]:
-    events = [Emitted(event) for event in check_outcome(function, outcome, returned)]
-    extra = context._emitted
-    check_emitted(function, outcome, [each.event for each in extra])
-    emitted = [*extra, *events]
+def _emitted(function: Handler, outcome: Outcome, returned: Any, context: Context | None) -> list[Emitted]:
+    emitted = [Emitted(event) for event in check_outcome(function, outcome, returned)]
+    if context is not None and context._emitted:
+        extra = context._emitted
+        check_emitted(function, outcome, [each.event for each in extra])
+        emitted = [*extra, *emitted]
     if len(emitted) > MAX_EMITTED:
         raise EventError(f"{function.__name__} emitted {len(emitted)} events; at most {MAX_EMITTED} may be")
     return emitted

@@ -87,10 +87,9 @@ class _Life:
 
     __slots__ = ("context", "coroutine", "pending")
 
-    def __init__(self, coroutine: Coroutine[Any, Any, None]) -> None:
+    def __init__(self, coroutine: Coroutine[Any, Any, None], context: Context) -> None:
         self.coroutine = coroutine
-        self.context: Context = copy_context()
-        self.context.run(_driven.set, True)
+        self.context = context
         self.pending: Pending[Any] | None = None
 
 
@@ -99,6 +98,8 @@ class Lives:
 
     def __init__(self, tasks: TaskGroup) -> None:
         self._tasks = tasks
+        self._context = copy_context()
+        self._context.run(_driven.set, True)
         self._ready: deque[_Life] = deque()
         self._waiting: set[_Life] = set()
         self._woken = asyncio.Event()
@@ -109,7 +110,7 @@ class Lives:
         if self._ended:
             coroutine.close()
         else:
-            self._resume(_Life(coroutine))
+            self._resume(_Life(coroutine, self._context.copy()))
 
     def _resume(self, life: _Life) -> None:
         self._waiting.discard(life)

@@ -23,7 +23,7 @@ _POLL = 0.05
 #: Seconds that a reader lets slots gather before it reads for a few of them.
 _GATHER = 0.005
 #: Entries of one stream that are worth a read of its own.
-_SHARE = 25
+_SHARE = 50
 #: Seconds for which streams are read by the script that passes by what is no stream.
 _APART = 5.0
 

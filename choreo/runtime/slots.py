@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Collection, Iterator
 from contextlib import contextmanager
 
@@ -29,8 +30,7 @@ class Slots:
         self._held: dict[tuple[str, str], Delivery] = {}
         self._taken = {True: 0, False: 0}
         self._booked = {True: 0, False: 0}
-        self._released = anyio.Event()
-        self._waiters = 0
+        self._released = asyncio.Event()
         self._closed = False
         #: Held by whoever puts in hand what is this worker's by the server's account already.
         self.claiming = anyio.Lock()
@@ -106,16 +106,13 @@ class Slots:
         self._pulse()
 
     def _pulse(self) -> None:
-        if self._waiters:
+        # A batch of deliveries is released at once, and wakes whoever waits once.
+        if not self._released.is_set():
             self._released.set()
-            self._released = anyio.Event()
 
     async def _wait_for_release(self) -> None:
-        self._waiters += 1
-        try:
-            await self._released.wait()
-        finally:
-            self._waiters -= 1
+        self._released.clear()
+        await self._released.wait()
 
     async def wait_for_free(self, gather: float, *, back: bool) -> int:
         """Wait until a delivery may be taken; if few may, up to ``gather`` seconds more for others.

@@ -51,7 +51,7 @@ _LOOK = 0.2
 class WorkerOptions:
     """How a worker works. Durations are seconds."""
 
-    concurrency: int = 100
+    concurrency: int = 256
     """Deliveries in hand at once. A tenth, at least one of two, is kept for undos and retries; as many for
     events."""
     threads: int = 16
