@@ -230,21 +230,6 @@ class Retention:
             raise in_the_way(key)
         return bool(answer == b"told")
 
-    async def deleted(self, streams: Sequence[str]) -> dict[str, str]:
-        """The newest entry that somebody deleted by hand (XDEL) from each stream where anybody did.
-
-        choreo itself only trims topics, journal and inboxes, which does not count here. Servers older
-        than 7.0 do not say; then nothing is found.
-        """
-        found = {}
-        commands = [("XINFO", "STREAM", stream) for stream in streams]
-        for stream, answer in zip(streams, await self.connection.call_many(commands), strict=True):
-            if not isinstance(answer, Exception):
-                newest = fields_of(answer).get(b"max-deleted-entry-id", b"0-0").decode()
-                if order_of(newest) > BEGINNING:
-                    found[stream] = newest
-        return found
-
 
 def order_of(entry: str) -> tuple[int, int]:
     """A stream entry's id as what it is ordered by: (milliseconds, number)."""

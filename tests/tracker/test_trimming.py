@@ -182,12 +182,3 @@ async def is_empty(broker: Broker, topology: Topology) -> bool:
     streams += await keys_of(broker, f"{{{topology.namespace}:*:journal")
     assert streams
     return not any(await broker.connection.call_many([("XLEN", each) for each in streams]))
-
-
-async def test_deleted_by_hand_is_told_from_trimmed(real_broker: Broker, stream: str) -> None:
-    """What somebody deleted with XDEL is known afterwards; what was trimmed does not count as that."""
-    entries = await fill(real_broker, stream, 5)
-    assert (await trim(real_broker, stream, since=1003)).removed == 2
-    assert await real_broker.retention.deleted([stream, "nothing"]) == {}
-    await real_broker.connection.call("XDEL", stream, entries[3])
-    assert await real_broker.retention.deleted([stream]) == {stream: entries[3]}
