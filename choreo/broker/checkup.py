@@ -7,7 +7,7 @@ INFO) is asked no further: then the answer is ``None``.
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 
 from choreo.broker.clock import Clock
@@ -33,7 +33,7 @@ class Skew:
 
 @dataclass(frozen=True, slots=True)
 class Overdue:
-    """Timers whose time has come and that nobody has moved."""
+    """Timers, or deadlines, whose time has come, and nobody has seen to it."""
 
     count: int = 0
     oldest: int = 0
@@ -98,9 +98,9 @@ class Checkup:
         found = {key: answer.decode() for key, answer in zip(wanted, answers, strict=True) if answer}
         return {key: kind for key, kind in found.items() if kind != "none"}
 
-    async def overdue(self, now: int) -> Overdue:
-        """Timers of all partitions that were due at ``now`` (ms)."""
-        timers = [self.keys.timers(partition) for partition in range(self.keys.partitions)]
+    async def overdue(self, key_of: Callable[[int], str], now: int) -> Overdue:
+        """What was due at ``now`` (ms), in the sorted sets that ``key_of`` names for all partitions."""
+        timers = [key_of(partition) for partition in range(self.keys.partitions)]
         answers = await self.readers.ask(
             [command for key in timers for command in (
                 ("ZCOUNT", key, "-inf", now), ("ZRANGE", key, 0, 0, "WITHSCORES"))]

@@ -66,7 +66,7 @@ async def _ask_server(checkup: Checkup, clock: Clock) -> Server:
 
 
 async def _ask_namespace(topology: Topology, broker: Broker, checkup: Checkup, now: int) -> Namespace:
-    cards = _cards(await _or_nothing(broker.meta.contracts))
+    keys, cards = topology.keys, _cards(await _or_nothing(broker.meta.contracts))
     places = _places(topology, cards)
     wanted = _types(topology) | dict.fromkeys(places, "stream")
     types = await checkup.types(list(wanted))
@@ -75,8 +75,9 @@ async def _ask_namespace(topology: Topology, broker: Broker, checkup: Checkup, n
     positions = await checkup.positions(tracked)
     return Namespace(
         topology, now, await checkup.meta(), wanted, types, places, streams, cards,
-        await _unread(checkup, streams, [key for keys in tracked.values() for key in keys], positions, now),
-        await _held(checkup, streams), positions, await checkup.overdue(now - _LATE), await checkup.letters(),
+        await _unread(checkup, streams, [key for names in tracked.values() for key in names], positions, now),
+        await _held(checkup, streams), positions, await checkup.overdue(keys.timers, now - _LATE),
+        await checkup.overdue(keys.deadlines, now - _LATE), await checkup.letters(),
         await _or_nothing(broker.meta.paused),
     )  # fmt: skip
 

@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from typing import NamedTuple
 
 from choreo.broker.checkup import Letters, Overdue
-from choreo.broker.readers import Group, Pending, StreamState, order
+from choreo.broker.readers import NOTHING, Group, Pending, StreamState, order
 from choreo.doctor.verdict import Said, for_each, ok, problem, redis_cli, span, warning
 from choreo.model.pause import Pause
 from choreo.wire.cards import Card
@@ -28,6 +28,8 @@ _IN_USE = 600_000
 _RECENT = 7 * 86_400_000
 #: The number behind which a stream can hold no entry.
 _LAST = 2**64 - 1
+#: Milliseconds, or a tenth of what is kept if that is more, for which trimming may be late.
+_TRIM_SLACK = 600_000
 #: Names that one sentence lists.
 _NAMES = 5
 
@@ -62,6 +64,8 @@ class Namespace:
     positions: Mapping[str, str] = field(default_factory=dict)
     """Stream key -> the last entry that a tracker has projected."""
     overdue: Overdue = field(default_factory=Overdue)
+    expired: Overdue = field(default_factory=Overdue)
+    """Sagas whose deadline has passed, and that nobody has made to unwind."""
     letters: Letters = field(default_factory=Letters)
     paused: Mapping[str, Pause] = field(default_factory=dict)
 
@@ -257,6 +261,49 @@ def timers(space: Namespace) -> Iterator[Said]:
         yield ok("no timer is overdue")
 
 
+def deadlines(space: Namespace) -> Iterator[Said]:
+    """Sagas whose time is up are made to unwind."""
+    expired = space.expired
+    if expired.count:
+        late = span(space.now - expired.oldest)
+        what = f"the deadlines of {expired.count:,} sagas passed up to {late} ago"
+        yield problem(f"{what}: no tracker runs, or a key is in its way", "choreo run tracker")
+    else:
+        yield ok("no deadline is overdue")
+
+
+def retention(space: Namespace) -> Iterator[Said]:
+    """No stream keeps entries for much longer than it should."""
+    found = False
+    for key, keep in _keeps(space.topology).items():
+        stream = space.streams.get(key)
+        if stream is None or stream.first == NOTHING:
+            continue
+        age = space.now - order(stream.first)[0]
+        if age <= keep + max(_TRIM_SLACK, keep // 10):
+            continue
+        found = True
+        pins = sorted((order(group.delivered), name) for name, group in stream.groups.items()
+                      if group.pending or order(group.delivered) < order(stream.first))  # fmt: skip
+        why = f"group {pins[0][1]} has not handled them" if pins else "no tracker trims it"
+        remedy = "choreo run tracker" if not pins else f"choreo run participant {pins[0][1]}"
+        yield warning(f"{key} holds entries of {span(age)} ago, and is to keep {span(keep)}: {why}", remedy)
+    if not found:
+        yield ok("no stream holds more than it is to keep")
+
+
+def _keeps(topology: Topology) -> dict[str, int]:
+    """Every stream that is trimmed -> how long its entries are kept (ms)."""
+    names, found = topology.keys, {}
+    for partition in range(topology.partitions):
+        found[names.journal(partition)] = topology.keep
+        for topic in topology.streams:
+            found[names.stream(partition, topic)] = topology.keep_of_stream(topic)
+        for participant in topology.participants:
+            found[names.inbox(partition, participant)] = topology.keep_of_inboxes
+    return {key: round(seconds * 1000) for key, seconds in found.items()}
+
+
 def letters(space: Namespace) -> Iterator[Said]:
     """Nobody has to look at a dead letter."""
     found = space.letters
@@ -299,6 +346,8 @@ NAMESPACE_CHECKS: dict[str, Callable[[Namespace], Iterator[Said]]] = {
     "pending": pending,
     "tracker": tracker,
     "timers": timers,
+    "deadlines": deadlines,
+    "retention": retention,
     "letters": letters,
     "deleted": deleted,
 }

@@ -63,6 +63,8 @@ def _parts(awaited: Awaited, now: int) -> list[tuple[str, str]]:
             return [(handler, "bold"), (" has failed, and waits for an operator", "")]
         case "letter":
             return [("waits for an operator: ", ""), (handler or event, "bold"), (" is a dead letter", "")]
+        case "damage":
+            return [("is damaged", "bold"), (", and waits for an operator", "")]
         case "listener":
             return [("nobody listens to ", ""), (event, "bold")]
         case other:

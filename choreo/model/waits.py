@@ -57,7 +57,8 @@ class Awaited(msgspec.Struct, omit_defaults=True):
     """``step``: a step that has not reacted; ``retry``: a step or an undo whose attempt failed and that is
     to be tried again; ``join``: a join that lacks events; ``undo``: an undo under way; ``plan``: an event
     that is planned; ``operator``: a step that failed and is left to an operator; ``letter``: a dead letter
-    that keeps the saga from ending; ``listener``: an event that nobody listens to."""
+    that keeps the saga from ending; ``damage``: an entry that was deleted before it was handled, and will
+    never be; ``listener``: an event that nobody listens to."""
     type: str = ""
     """The event type that was published, that is planned, or that is missing."""
     handler: str = ""
@@ -105,8 +106,9 @@ def _operators(view: View, facts: Iterable[Fact]) -> Iterator[Awaited]:
     for fact in facts:
         if fact.kind in LETTERS and fact.id not in settled:
             parked = fact.kind is Kind.PARKED and view.status is State.RUNNING
-            if parked or view.status is State.FAILED:
-                what = "operator" if parked else "letter"
+            damage = fact.kind is Kind.LOST and not view.status.ended
+            if parked or damage or view.status is State.FAILED:
+                what = "operator" if parked else "damage" if damage else "letter"
                 yield Awaited(what, fact.type, fact.handler, fact.time, event=fact.cause, note=fact.note)
 
 
@@ -200,11 +202,17 @@ def _settled(facts: Sequence[Fact]) -> Iterator[Fact]:
 def may_be_stuck(view: View, now: int, longest: int) -> bool:
     """Whether a saga has not moved for ``longest`` (ms), or needs an operator; what it waits for may
     still explain it."""
-    if view.status is State.FAILED or (view.status is State.RUNNING and view.parked):
+    if view.status is State.FAILED or _needs_operator(view):
         return True
     return not view.status.ended and now - view.updated >= longest
 
 
 def is_explained(view: View, waits: Iterable[Awaited], now: int) -> bool:
     """Whether an open saga waits for something that is due in the future, as was planned."""
-    return view.status is not State.FAILED and not view.parked and any(each.due > now for each in waits)
+    if view.status is State.FAILED or _needs_operator(view):
+        return False
+    return any(each.due > now for each in waits)
+
+
+def _needs_operator(view: View) -> bool:
+    return not view.status.ended and bool(view.parked or view.damaged)

@@ -25,7 +25,7 @@ _LOADER: Any = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
 #: Deeper than any right file nests. Composing deep nesting recurses, in C without a guard.
 _MAX_DEPTH = 32
 _TAG = "tag:yaml.org,2002:"
-_CREDENTIALS = re.compile("://.*@", re.DOTALL)
+_CREDENTIALS = re.compile("//.*@", re.DOTALL)
 _KINDS = {
     "str": "text",
     "int": "a number",
@@ -194,7 +194,7 @@ def is_a(node: yaml.Node, kind: str) -> bool:
 
 def quote(text: str) -> str:
     """``text`` from outside, for a message: short, printable, and without a URL's password."""
-    text = _CREDENTIALS.sub("://***@", text)
+    text = _CREDENTIALS.sub("//***@", text)
     return f"`{text}`" if text.isprintable() and 0 < len(text) <= 80 else f"{text[:80]!r}"
 
 

@@ -193,6 +193,38 @@ async def test_timers_that_nobody_moves(broker: Broker, topology: Topology) -> N
     assert said.what.startswith("2 timers")
 
 
+async def test_deadlines_that_nobody_watches(broker: Broker, topology: Topology) -> None:
+    """Sagas whose deadline has passed long ago are told with their number."""
+    await move_in(broker, topology)
+    assert (await verdict(broker, topology, "deadlines")).verdict is Verdict.OK
+    await broker.connection.call("ZADD", topology.keys.deadlines(1), 1, "s1")
+    said = await verdict(broker, topology, "deadlines")
+    assert said.verdict is Verdict.PROBLEM
+    assert said.what.startswith("the deadlines of 1 sagas passed up to ")
+    assert said.remedy == ("choreo run tracker",)
+
+
+@pytest.mark.parametrize("handled", [True, False])
+async def test_a_stream_beyond_its_retention(broker: Broker, topology: Topology, handled: bool) -> None:
+    """It is told by how much, and whether a group pins it or nobody trims it."""
+    await move_in(broker, topology)
+    brief = dataclasses.replace(topology, stream_keeps={"orders": 60.0})
+    stream = topology.keys.stream(0, "orders")
+    entry = await add(broker, stream)
+    assert (await verdict(broker, topology, "retention")).verdict is Verdict.OK
+    if handled:
+        await read(broker, stream)
+        await broker.connection.call("XACK", stream, "payments", entry)
+    said = await verdict(broker, brief, "retention")
+    assert said.verdict is Verdict.WARNING
+    assert said.what.startswith(f"{stream} holds entries of 60 min ago, and is to keep 60 s")
+    why, remedy = ("no tracker trims it", "tracker") if handled else (
+        "group payments has not handled them", "participant payments"
+    )  # fmt: skip
+    assert said.what.endswith(f": {why}")
+    assert said.remedy == (f"choreo run {remedy}",)
+
+
 async def test_letters_that_wait(broker: Broker, topology: Topology) -> None:
     """Open dead letters are counted by reason, each once; those that are settled are not."""
     await move_in(broker, topology)

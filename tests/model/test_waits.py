@@ -114,3 +114,13 @@ def test_what_is_due_later_explains_it() -> None:
     assert not is_explained(View("s"), later, 500)
     assert not is_explained(View("s", status=State.FAILED), later, 499)
     assert not is_explained(View("s", parked=["a/b"]), later, 499)
+
+
+def test_an_entry_that_is_lost() -> None:
+    """An open saga of which an entry was deleted needs an operator, at once, whatever else it waits for."""
+    lost = Fact("lost:1", Kind.LOST, 150, "Placed", "e1", "payments", note="an entry was deleted")
+    assert Awaited("damage", "Placed", "payments", 150, event="e1", note="an entry was deleted") in waits(PLACED, lost)
+    timeline = {each.id: each for each in (PLACED, lost)}
+    view = project("s1", timeline)
+    assert may_be_stuck(view, 151, 60_000)
+    assert not is_explained(view, [Awaited("plan", due=9_000)], 151)
