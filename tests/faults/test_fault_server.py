@@ -154,7 +154,7 @@ async def test_a_server_that_forgets_everything(own_bank: OwnBank) -> None:
 
 # -- under load --------------------------------------------------------------------------------------
 
-ORDERS = range(150)
+ORDERS = range(100)
 
 
 async def disturbed(
