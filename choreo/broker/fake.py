@@ -35,6 +35,7 @@ try:
     from fakeredis._core import CommandItem
     from fakeredis._helpers import SimpleError
     from fakeredis._socket._fakesocket import FakeSocket
+    from fakeredis.model import Hash
 except ImportError as error:
     raise ConfigurationError(
         f"choreo.testing needs fakeredis with Lua, 2.40 or newer: pip install 'choreo[testing]' ({error})"
@@ -132,6 +133,9 @@ class _Socket(FakeSocket):
 
     def execute(self, name: str, arguments: list[bytes], now: float) -> Any:
         """The answer to one command; an error is raised as the client library would."""
+        if name == "evalsha":
+            with self._server.lock:
+                return self._answer(self._evaluate(arguments))
         if name in _TWO_WORDS and arguments:
             name, arguments = f"{name} {arguments[0].decode().lower()}", arguments[1:]
         self._db.time = now
@@ -142,37 +146,54 @@ class _Socket(FakeSocket):
                 result = self._run_command(function, signature, arguments, False)
         except SimpleError as error:
             result = error
+        return self._answer(result)
+
+    def _answer(self, result: Any) -> Any:
         answer = self._decode_result(result)
         if isinstance(answer, Exception):
             raise answer
         return answer
 
-    def evalsha(self, sha1: bytes, numkeys: int, *keys_and_args: bytes) -> Any:
-        script = self._server.script_cache.get(sha1)
+    def _evaluate(self, arguments: Sequence[bytes]) -> Any:
+        """Run a script that the server knows, given as EVALSHA is given it."""
+        script = self._server.script_cache.get(arguments[0])
         if script is None:
-            raise SimpleError("NOSCRIPT No matching script. Please use EVAL.")
-        return self.eval(script, numkeys, *keys_and_args)
-
-    def eval(self, script: bytes, numkeys: int, *keys_and_args: bytes) -> Any:
+            return SimpleError("NOSCRIPT No matching script. Please use EVAL.")
+        last_key = 2 + int(arguments[1])
         self._script_resp = 2
         try:
-            result = _scripts.run(self, script, keys_and_args[:numkeys], keys_and_args[numkeys:])
+            result = _scripts.run(self, script, arguments[2:last_key], arguments[last_key:])
+            return self._convert_lua_result(result, nested=False)
+        except SimpleError as error:
+            return error
         finally:
             self._script_resp = None
-        return self._convert_lua_result(result, nested=False)
 
     def call_from_script(self, runtime: Any, command: Sequence[Any]) -> Any:
         words = [each if type(each) is bytes else f"{each:.17g}".encode() for each in command]
         name, arguments = words[0].decode().lower(), words[1:]
-        if name == "type":  # which every script asks of each of its keys
-            key = CommandItem(arguments[0], self._db, item=self._db.get(arguments[0]))
-            return _scripts.status(self.type_cmd(key).value)
+        quick = self._look(name, arguments)
+        if quick is not None:
+            return quick
         if name in _TWO_WORDS:
             name, arguments = f"{name} {arguments[0].decode().lower()}", arguments[1:]
         self._store.note(name, arguments)
         function, signature = self._name_to_func(name)
         result = self._run_command(function, signature, arguments, True)
         return result if type(result) in (bytes, int) else self._convert_redis_result(runtime, result)
+
+
+    def _look(self, name: str, arguments: list[bytes]) -> Any:
+        """The answer to what scripts ask most often, without the ceremony; ``None`` for anything else."""
+        if name not in ("type", "hget", "hmget"):
+            return None
+        item = self._db.get(arguments[0])
+        if name == "type":
+            return _scripts.status(self.type_cmd(CommandItem(arguments[0], self._db, item=item)).value)
+        if item is None or not isinstance(item.value, Hash):
+            return None
+        found = [value if (value := item.value.get(each)) is not None else False for each in arguments[1:]]
+        return found[0] if name == "hget" else _scripts.runtime.table_from(found)
 
 
 class FakeStore:
@@ -184,6 +205,8 @@ class FakeStore:
         server.script_cache = dict(_known_scripts())
         self._socket = _Socket(self, server)
         self._watchers: list[Callable[[bytes], None]] = []
+        self.added: list[tuple[bytes, list[bytes]]] = []
+        """Every entry that was added, whatever became of it: its stream's key, and its fields."""
 
     def watch(self, watcher: Callable[[bytes], None]) -> None:
         """Have ``watcher`` called with the key of each stream that gets something new to read."""
@@ -198,6 +221,7 @@ class FakeStore:
         """A command is about to run: tell whoever waits for what it may bring."""
         if name == "xadd":
             key = arguments[0]
+            self.added.append((key, list(arguments[arguments.index(b"*") + 1 :])))
         elif name.startswith("xgroup"):
             key = arguments[0] if " " in name else arguments[1]
         else:
@@ -305,11 +329,11 @@ class FakeConnection(Connection):
         self._look = look
         self._readers: WeakKeyDictionary[asyncio.Task[Any], _Reader] = WeakKeyDictionary()
         super().__init__(_Client(store, link or Link(), self._watch))  # type: ignore[arg-type]
-        store.watch(self._on_news)
+        store.watch(self.on_news)
 
     async def close(self) -> None:
         """Take no notice of the store any more."""
-        self._store.unwatch(self._on_news)
+        self._store.unwatch(self.on_news)
 
     def _me(self) -> _Reader:
         task = asyncio.current_task()
@@ -323,7 +347,8 @@ class FakeConnection(Connection):
         reader.streams.update(streams)
         reader.news = False
 
-    def _on_news(self, stream: bytes) -> None:
+    def on_news(self, stream: bytes) -> None:
+        """A stream is about to get something new."""
         for reader in list(self._readers.values()):
             if stream in reader.streams:
                 reader.wake()

@@ -16,7 +16,8 @@ import math
 from collections import deque
 from collections.abc import Awaitable, Callable, Coroutine, Generator
 from contextvars import Context, ContextVar, copy_context
-from functools import partial
+from functools import cache, partial
+from types import CodeType
 from typing import Any, TypeVar
 
 import anyio
@@ -79,6 +80,11 @@ def may_wait(function: Callable[..., Any]) -> bool:
     code = getattr(function, "__code__", None)
     if code is None or not inspect.iscoroutinefunction(function):
         return True
+    return _sends(code)
+
+
+@cache
+def _sends(code: CodeType) -> bool:
     return any(each.opname == "SEND" for each in dis.get_instructions(code))
 
 

@@ -103,15 +103,13 @@ class _Play:
     async def _settle(self) -> None:
         self._before = self._seen
         await self._harness.settle()
-        self._seen = len(await self._emitted())
+        self._seen = len(self._emitted())
 
-    async def _emitted(self) -> list[Event]:
+    def _emitted(self) -> list[Event]:
         """Every event that the participant has emitted so far."""
-        choreo = self._harness.choreo
-        keys = choreo.topology.keys
-        stream = keys.stream(keys.partition(_SAGA), self._prefix.rstrip("/"))
-        entries = await choreo.broker.connection.call("XRANGE", stream, "-", "+")
-        envelopes = [parse(fields_of(flat)) for _, flat in entries]
+        keys = self._harness.cast.topology.keys
+        stream = keys.stream(keys.partition(_SAGA), self._prefix.rstrip("/")).encode()
+        envelopes = [parse(fields_of(flat)) for key, flat in self._harness.added if key == stream]
         return [
             msgspec.json.decode(each.data, type=self._types[each.type])
             for each in envelopes
@@ -119,7 +117,7 @@ class _Play:
         ]
 
     async def check_emitted(self, events: tuple[Event, ...]) -> None:
-        found = (await self._emitted())[self._before :]
+        found = self._emitted()[self._before :]
         if found != list(events):
             self._fail(f"it emitted {_list(found)}, not {_list(events)}")
 

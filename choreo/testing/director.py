@@ -35,8 +35,7 @@ class Director:
         world.loop.may_move = lambda moment: stage.moving and moment <= limit
         try:
             world.pump()
-            while stage.idle_calls and not stage.moving:
-                stage.idle_calls.pop()()
+            while not stage.moving and stage.next_idle_call():
                 world.pump()
         finally:
             world.loop.may_move = lambda moment: False
@@ -74,6 +73,8 @@ class Director:
         stage, loop = self.stage, self.stage.world.loop
         stage.appointments = [each for each in stage.appointments if each > loop.now]
         due = [*stage.appointments, *self._due_in_store()]
+        if stage.shaken or not due:
+            due += self._leases()
         if loop.next_appointment is not None:
             due.append(loop.next_appointment)
         if stage.recovering and loop.next_timer is not None:
@@ -90,8 +91,6 @@ class Director:
                 first = stage.store.execute(["ZRANGE", key, 0, 0, "WITHSCORES"])
                 if first:
                     yield stage.world.seconds_until(int(float(first[1])))
-        yield from self._leases()
-
     def _leases(self) -> Iterator[float]:
         """When leases run out of what nobody holds any more."""
         stage = self.stage

@@ -17,7 +17,8 @@ from choreo.testing.casting import Cast
 from choreo.testing.faults import Crash, Fail, Fault, Jump, Unwind
 from choreo.testing.harness import Harness
 from choreo.testing.matrix import cases_of
-from choreo.testing.stage import Call, Process
+from choreo.testing.process import Process
+from choreo.testing.stage import Call
 from choreo.testing.trials import Invariant, Trial, Verdict, attempt
 from choreo.wire.topology import Topology
 

@@ -27,7 +27,8 @@ from choreo.broker.gate import Decision, Done
 from choreo.broker.groups import Delivery
 from choreo.errors import BrokerUnavailable, SagaError
 from choreo.runtime.parked import Work
-from choreo.testing.stage import Call, Process, Watcher, handler_of, settles
+from choreo.testing.process import Process, handler_of, settles
+from choreo.testing.stage import Call, Watcher
 
 Moment = Literal["before", "after effect", "before commit", "after commit"]
 MOMENTS: tuple[Moment, ...] = ("before", "after effect", "before commit", "after commit")

@@ -37,8 +37,9 @@ from choreo.testing.faults import (
     Unwind,
 )
 from choreo.testing.names import handler_named, participant_named, type_named
+from choreo.testing.process import Process
 from choreo.testing.sagas import SagaHandle
-from choreo.testing.stage import Process, Stage, StagedTracker
+from choreo.testing.stage import Stage, StagedTracker
 from choreo.testing.world import World
 from choreo.wire.envelope import SPEC_VERSION, derive_id, encode_data
 from choreo.wire.keys import check_saga_id
@@ -93,7 +94,7 @@ class Harness:
         self._faults = Faults()
         self._workers = workers
         self._options = options or WorkerOptions()
-        self._seed = seed
+        self.seed = seed
         self._required: list[Fault] = []
         self._sagas: dict[str, SagaHandle] = {}
         self._emitted = 0
@@ -106,7 +107,7 @@ class Harness:
     # -- opening and closing -----------------------------------------------------------------------
 
     async def __aenter__(self) -> Self:
-        self._world = World(self._seed)
+        self._world = World(self.seed)
         topology, store = self.cast.topology, FakeStore(self._world.clock)
         self._stage = Stage(
             self._world, topology, self.cast.participants, store, self._options, self._faults, self._replace
@@ -154,6 +155,7 @@ class Harness:
 
     def _stop(self) -> None:
         """Let everybody close what he has opened; whoever is still at work then is just cancelled."""
+        self._stage.closing = True
         for process in self._processes:
             process.stop()
         self._tracker.stop()
@@ -219,6 +221,11 @@ class Harness:
         return list(self._sagas.values())
 
     # -- time --------------------------------------------------------------------------------------
+
+    @property
+    def added(self) -> list[tuple[bytes, list[bytes]]]:
+        """Every entry that was added to a stream: the stream's key, and names and values of its fields."""
+        return self._stage.store.added
 
     @property
     def now(self) -> int:

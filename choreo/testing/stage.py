@@ -2,45 +2,33 @@
 
 from __future__ import annotations
 
-import dataclasses
-import functools
-import inspect
 import math
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
-from typing import Any, Protocol
+from typing import TYPE_CHECKING, Protocol
 
 import anyio
-from anyio.abc import TaskStatus
 
 from choreo.broker.broker import Broker
 from choreo.broker.clock import ServerClock
 from choreo.broker.connection import Argument, Connection
 from choreo.broker.fake import FakeConnection, FakeStore, Link
 from choreo.broker.gate import (
-    Answer,
-    Begin,
-    BeginUndo,
     Decision,
-    Gate,
-    Identity,
-    Look,
-    RetryUndo,
-    Stuck,
-    Undone,
 )
 from choreo.broker.groups import Delivery
 from choreo.broker.patience import LONGEST_PAUSE
 from choreo.errors import BrokerUnavailable
 from choreo.model.context import Context
-from choreo.model.participant import Participant, Step, Undo, wrapped
-from choreo.runtime.delivery import Handling
-from choreo.runtime.lives import own_task
+from choreo.model.participant import Participant
 from choreo.runtime.parked import Work
-from choreo.runtime.worker import Worker, WorkerOptions
-from choreo.testing.world import World, without_loop
+from choreo.runtime.worker import WorkerOptions
+from choreo.testing.world import World
 from choreo.tracker.follower import Tracker
 from choreo.wire.topology import Topology
+
+if TYPE_CHECKING:
+    from choreo.testing.process import Process
 
 #: Seconds after which the tracker looks whether a deadline has passed, if nothing wakes it.
 _TRACKERS_LOOK = 0.5
@@ -150,6 +138,11 @@ class Stage:
     """Requests that are on their way, and handlers that are about to run."""
     appointments: list[float] = field(default_factory=list)
     """When (the loop's time) something happens that a fault waits for."""
+    tracker: StagedTracker | None = None
+    shaken: bool = False
+    """Whether a process has crashed, or lost the server: deliveries may lie there that nobody holds."""
+    closing: bool = False
+    """Whether the harness is being closed."""
     tokens: int = 0
     """How many tokens were made."""
     recovers_until: float = 0.0
@@ -159,7 +152,11 @@ class Stage:
 
     def connect(self, link: Link | None = None, look: float = 30.0) -> Broker:
         """A broker on a connection of its own, whose readers look again after ``look`` seconds."""
-        broker = Broker(FakeConnection(self.store, link, look), self.topology.keys)
+        return self.broker_on(FakeConnection(self.store, link, look))
+
+    def broker_on(self, connection: Connection) -> Broker:
+        """A broker on a connection, with this world's clock."""
+        broker = Broker(connection, self.topology.keys)
         broker.clock = VirtualClock(broker.connection, self.world)
         return broker
 
@@ -172,6 +169,17 @@ class Stage:
                 yield keys.inbox(partition, participant.name), participant.name
                 for topic in heard:
                     yield keys.stream(partition, topic), participant.name
+
+    def next_idle_call(self) -> bool:
+        """Nothing moves: let one thing happen that waits for that, if there is one.
+
+        What is held back comes first. The tracker comes last: what it reads in one go need not be read
+        entry by entry.
+        """
+        if self.idle_calls:
+            self.idle_calls.pop()()
+            return True
+        return self.tracker is not None and self.tracker.look()
 
     def make_token(self) -> str:
         """A token for an attempt: unique, and the same in each run."""
@@ -190,6 +198,7 @@ class Stage:
 
     def cut(self, line: Line, seconds: float) -> None:
         """Let a process not reach the server for a while."""
+        self.shaken = True
         line.down_until = self.world.loop.now + seconds
         self.appoint(line.down_until)
         self.recovers_until = max(self.recovers_until, line.down_until + 2 * LONGEST_PAUSE)
@@ -218,143 +227,42 @@ class Stage:
             self.appointments.append(moment)
 
 
-@dataclass(eq=False)
-class Process:
-    """One worker of one participant. It lives until it is stopped, or crashes."""
-
-    stage: Stage
-    participant: Participant
-    scope: anyio.CancelScope = field(default_factory=anyio.CancelScope)
-    crashed: bool = False
-
-    def __post_init__(self) -> None:
-        self.name = self.participant.name
-        self.line = Line(self.stage.world)
-        self.broker = self.stage.connect(self.line)
-        self.broker.gate = _StagedGate(self.broker.connection, self.stage.topology.keys, self)
-        self._worker = _StagedWorker(self)
-
-    async def run(self, *, task_status: TaskStatus[None] = anyio.TASK_STATUS_IGNORED) -> None:
-        """Work until stopped, or until the process crashes."""
-        self.line.process = self
-        with self.scope:
-            await self._worker.run(task_status=task_status)
-        await self.broker.connection.close()
-
-    def stop(self) -> None:
-        """Let the worker finish what it has in hand, and end."""
-        self._worker.stop()
-        _wake(self.broker)
-
-    def crash(self) -> BrokerUnavailable:
-        """The process is gone: it finishes nothing, and says goodbye to nobody.
-
-        Returns what to raise where the caller cannot be cancelled.
-        """
-        if not self.crashed:
-            self.crashed = self.line.dead = True
-            self.scope.cancel()
-            self.stage.crash(self)
-        return BrokerUnavailable("this process has crashed")
-
-    def wrap(self, step: Step[Any], handler: Step[Any] | Undo) -> Callable[..., Any]:
-        """The handler as it runs here: faults come before and after it, and no thread is needed."""
-        label = f"{step.participant}/{step.name}"
-        if isinstance(handler, Undo):
-            label += f"/{handler.name}"
-        function, takes_context = handler.function, handler.takes_context
-
-        @functools.wraps(function)
-        async def run(*arguments: Any) -> Any:
-            call = Call(label, arguments[-1], self)
-            await self.stage.watcher.before(call)
-            result = await self._run(function, arguments if takes_context else arguments[:-1])
-            await self.stage.watcher.after(call)
-            return result
-
-        return run
-
-    async def _run(self, function: Callable[..., Any], arguments: Sequence[Any]) -> Any:
-        self.stage.running += 1
-        try:
-            if inspect.iscoroutinefunction(function):
-                return await function(*arguments)
-            with without_loop():
-                return function(*arguments)
-        finally:
-            self.stage.running -= 1
-
-
 class StagedTracker(Tracker):
     """The tracker of a world. No fault befalls it: that views may be late is no business of a saga's."""
 
     def __init__(self, stage: Stage) -> None:
-        self._stage_broker = stage.connect(look=_TRACKERS_LOOK)
-        super().__init__(stage.topology, self._stage_broker, stage.world.clock)
+        self._line = LazyConnection(stage.store, look=_TRACKERS_LOOK)
+        super().__init__(stage.topology, stage.broker_on(self._line), stage.world.clock)
+        stage.tracker = self
+
+    def look(self) -> bool:
+        """Look at what is new. Returns whether anything is."""
+        return self._line.look()
 
     def stop(self) -> None:
         """Begin to stop."""
         super().stop()
-        _wake(self._stage_broker)
+        self._line.wake()
 
 
-class _StagedWorker(Worker):
-    """A worker whose handlers and deliveries are watched."""
+class LazyConnection(FakeConnection):
+    """A connection whose readers are not woken by what is new, but when they are told to look."""
 
-    def __init__(self, process: Process) -> None:
-        stage = process.stage
-        super().__init__(
-            wrapped(process.participant, process.wrap), stage.topology, process.broker,
-            options=stage.options, clock=stage.world.clock,
-        )  # fmt: skip
-        self._process = process
+    _unread = False
 
-    def _make_handling(self, resources: Any) -> Handling:
-        handling = super()._make_handling(resources)
-        handling.draft = dataclasses.replace(handling.draft, make_token=self._process.stage.make_token)
-        return handling
+    def look(self) -> bool:
+        """Wake the readers if there is something new. Returns whether there is."""
+        unread, self._unread = self._unread, False
+        if unread:
+            self.wake()
+        return unread
 
-    async def _handle(self, handling: Handling, delivery: Delivery, work: Work) -> None:
-        stage = self._process.stage
-        stage.in_hand += 1
-        try:
-            await own_task()
-            await stage.watcher.arriving(self._process, delivery, work)
-            await super()._handle(handling, delivery, work)
-        finally:
-            stage.in_hand -= 1
+    def on_news(self, stream: bytes) -> None:
+        """Remember that there is something new."""
+        self._unread = True
 
 
-class _StagedGate(Gate):
-    """Tells of decisions before and after they are committed."""
-
-    def __init__(self, connection: Connection, keys: Any, process: Process) -> None:
-        super().__init__(connection, keys)
-        self._process = process
-
-    async def decide(
-        self, identity: Identity, now: int, batches: Sequence[tuple[int, Sequence[Decision]]]
-    ) -> list[list[Answer] | Exception]:
-        decisions = [decision for _, batch in batches for decision in batch]
-        watcher = self._process.stage.watcher
-        await watcher.committing(self._process, decisions)
-        answers = await super().decide(identity, now, batches)
-        await watcher.committed(self._process, decisions)
-        return answers
-
-
-def _wake(broker: Broker) -> None:
+def wake(broker: Broker) -> None:
     """Let its readers look again."""
     assert isinstance(broker.connection, FakeConnection)
     broker.connection.wake()
-
-
-def handler_of(process: Process, decision: Decision) -> str:
-    """The handler that a decision is about, as :attr:`Call.handler` names it."""
-    step = f"{process.name}/{decision.head.step}"
-    return f"{step}/{decision.undo}" if isinstance(decision, BeginUndo | RetryUndo | Undone | Stuck) else step
-
-
-def settles(decision: Decision) -> bool:
-    """Whether a decision says what came of a handler, and not only asks whether it may run."""
-    return not isinstance(decision, Look | Begin | BeginUndo)
