@@ -22,7 +22,7 @@ from choreo.model.policy import seconds_of
 from choreo.model.saga import State
 from choreo.model.trace import Trace, build_trace
 from choreo.model.waits import Listeners, Stuck
-from choreo.operations import Operations, persist, user
+from choreo.operations import Operations, user
 from choreo.tracker.queries import FOREVER, Queries
 from choreo.tracker.readings import look_up
 from choreo.tracker.stuck import find_stuck
@@ -109,7 +109,7 @@ class Choreography(Operations):
             data=data, source="client", time=self.clock(), sagatype=saga.name,
         )  # fmt: skip
         try:
-            await persist(partial(self.broker.sagas.start, stream, envelope))
+            await self.broker.persist(partial(self.broker.sagas.start, stream, envelope))
         except BrokerUnavailable as error:
             raise BrokerUnavailable(
                 f"it is not known whether saga {saga_id!r} was begun; start it again with this id: {error}"
@@ -235,4 +235,4 @@ class Choreography(Operations):
         words = [each.encode("utf-8", "backslashreplace").decode() for each in (why, who or user())]
         await self.broker.clock.refresh()
         unwind = partial(self.broker.sagas.compensate, check_saga_id(saga_id), self.clock(), token, *words)
-        return await persist(unwind)
+        return await self.broker.persist(unwind)

@@ -3,23 +3,18 @@
 from __future__ import annotations
 
 import getpass
-import logging
 import os
 import uuid
 from collections.abc import Awaitable, Callable, Mapping
 from datetime import UTC, datetime
 from functools import partial
-from typing import TypeVar
 
-import anyio
 import msgspec
 
 from choreo.broker.broker import Broker
 from choreo.broker.clock import Clock
 from choreo.broker.letters import Answer, Filed, OrderSlip
-from choreo.broker.patience import Patience
 from choreo.errors import (
-    BrokerUnavailable,
     ConfigurationError,
     EventError,
     LetterNotFound,
@@ -36,12 +31,6 @@ from choreo.wire.keys import check_saga_id
 from choreo.wire.letters import attempt_of, decode_letter, refused_fields
 from choreo.wire.topology import Topology
 
-T = TypeVar("T")
-
-logger = logging.getLogger("choreo.client")
-
-#: Seconds for which a request whose outcome is not known is sent again.
-_PERSISTENCE = 10.0
 #: Letters of one saga that `retry` and a replay of a saga look at, at most.
 _MAX_OF_SAGA = 1_000
 
@@ -115,7 +104,7 @@ class Operations:
             order = self._plan_replay(filed, slip, data, fields or {})
         except _Refused as refused:
             return _settlement(filed, Outcome.REFUSED, why=str(refused))
-        return _settled(filed, await persist(order))
+        return _settled(filed, await self.broker.persist(order))
 
     def _plan_replay(
         self, filed: Filed, slip: OrderSlip, data: bytes | None, fields: Mapping[str, bytes]
@@ -171,7 +160,7 @@ class Operations:
         slip = self._slip(note, who, rehearse=rehearse)
         if filed.state != LetterState.OPEN:
             return _closed(filed, filed.state)
-        return _settled(filed, await persist(partial(self.broker.letters.drop, filed, slip)))
+        return _settled(filed, await self.broker.persist(partial(self.broker.letters.drop, filed, slip)))
 
     async def _find(self, letter: str | DeadLetter) -> Filed:
         letter_id, place = (letter, "") if isinstance(letter, str) else (letter.id, letter.place)
@@ -193,7 +182,7 @@ class Operations:
         """
         slip = self._slip(note, who)
         hurry = partial(self.broker.letters.hurry, check_saga_id(saga_id), slip)
-        answer = await persist(hurry)
+        answer = await self.broker.persist(hurry)
         if answer.word == "unknown":
             raise SagaNotFound(f"no saga {saga_id!r} in namespace {self.topology.namespace!r}")
         letters = await self.dead_letters(saga_id=saga_id, limit=_MAX_OF_SAGA, oldest_first=True)
@@ -214,7 +203,7 @@ class Operations:
         if not note.strip():
             raise ConfigurationError("say in `note` what was put right, and how")
         resolve = partial(self.broker.letters.resolve, check_saga_id(saga_id), self._slip(note, who))
-        answer = await persist(resolve)
+        answer = await self.broker.persist(resolve)
         if answer.word == "unknown":
             raise SagaNotFound(f"no saga {saga_id!r} in namespace {self.topology.namespace!r}")
         if answer.word == "closed":
@@ -237,7 +226,7 @@ class Operations:
         """
         await self._check_participant(participant)
         pause = Pause(_one_line(who or user()), self.clock(), _one_line(note))
-        return await persist(partial(self.broker.meta.pause, participant, pause))
+        return await self.broker.persist(partial(self.broker.meta.pause, participant, pause))
 
     async def resume(self, participant: str) -> Pause | None:
         """Let a paused participant work again. Returns the pause that has ended; ``None`` if there was none.
@@ -248,12 +237,12 @@ class Operations:
         pause = (await self.paused()).get(participant)
         if pause is None:
             await self._check_participant(participant)
-        await persist(partial(self.broker.meta.resume, participant))
+        await self.broker.persist(partial(self.broker.meta.resume, participant))
         return pause
 
     async def paused(self) -> dict[str, Pause]:
         """Every participant that is paused."""
-        return await persist(self.broker.meta.paused)
+        return await self.broker.persist(self.broker.meta.paused)
 
     async def _check_participant(self, participant: str) -> None:
         told = [decode_card(each).participant for each in (await self.broker.meta.contracts()).values()]
@@ -342,26 +331,6 @@ def _check_payload(data: bytes) -> None:
         check_data(data)
     except Malformed as malformed:
         raise EventError(f"this payload cannot be sent: {malformed}") from None
-
-
-async def persist(request: Callable[[], Awaitable[T]]) -> T:
-    """What an idempotent request returns; it is sent again for a while if its answer was lost.
-
-    Raises:
-        BrokerUnavailable: if ten seconds were not enough.
-    """
-    patience = Patience(logger, "a request")
-    give_up = anyio.current_time() + _PERSISTENCE
-    while True:
-        try:
-            answer = await request()
-        except BrokerUnavailable as error:
-            if anyio.current_time() > give_up:
-                raise
-            await patience.pause(error)
-        else:
-            patience.succeeded()
-            return answer
 
 
 def user() -> str:

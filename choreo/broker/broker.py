@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from types import TracebackType
 from typing import Self
 
@@ -13,11 +14,14 @@ from choreo.broker.groups import Groups
 from choreo.broker.leases import Leases
 from choreo.broker.letters import Letters
 from choreo.broker.meta import Meta
+from choreo.broker.patience import Persistence
 from choreo.broker.projections import Projections
 from choreo.broker.retention import Retention
 from choreo.broker.sagas import Sagas
 from choreo.broker.timers import Timers
 from choreo.wire.keys import Keys
+
+logger = logging.getLogger("choreo.client")
 
 
 class Broker:
@@ -27,6 +31,7 @@ class Broker:
         self.connection = connection
         self.keys = keys
         self.clock = ServerClock(connection)
+        self.persist = Persistence(logger)
         self.meta = Meta(connection, keys)
         self.gate = Gate(connection, keys)
         self.groups = Groups(connection, keys)

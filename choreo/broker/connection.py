@@ -26,7 +26,8 @@ from redis.asyncio.retry import Retry
 from redis.backoff import NoBackoff
 
 from choreo.broker.packing import packing
-from choreo.errors import BrokerRefused, BrokerUnavailable, ConfigurationError, Unsendable
+from choreo.broker.turns import Turns
+from choreo.errors import BrokerError, BrokerRefused, BrokerUnavailable, ConfigurationError, Unsendable
 
 Argument: TypeAlias = str | bytes | int
 Client: TypeAlias = "Redis"
@@ -35,7 +36,7 @@ Client: TypeAlias = "Redis"
 COMMAND_TIMEOUT = 3.0
 #: Seconds for which a read waits at the server for entries.
 BLOCK = 1.0
-#: Connections for commands that one process opens at most.
+#: Connections for commands that one process opens at most; further requests wait in line.
 MAX_CONNECTIONS = 16
 
 #: First words of errors that say "not now"; the same request may succeed later.
@@ -178,6 +179,7 @@ class Connection:
         self._commands = _plain(commands)
         self._reader = _plain(reader) if reader else self._commands
         self._changed = anyio.Event()
+        self._turns = Turns(MAX_CONNECTIONS, COMMAND_TIMEOUT)
 
     @classmethod
     def open(cls, url: str) -> Connection:
@@ -215,6 +217,10 @@ class Connection:
             BrokerUnavailable: if the server cannot be reached or cannot serve now.
             BrokerRefused: if it will not do this.
         """
+        async with self._turns:
+            return await self._call(*command)
+
+    async def _call(self, *command: Argument) -> Any:
         return await self._ask(self._commands.execute_command(*command))  # type: ignore[no-untyped-call]
 
     async def call_many(self, commands: Sequence[Sequence[Argument]]) -> list[Any]:
@@ -224,7 +230,8 @@ class Connection:
         pipeline = self._commands.pipeline(transaction=False)
         for command in commands:
             pipeline.execute_command(*command)
-        answers = await self._ask_many(pipeline)
+        async with self._turns:
+            answers = await self._ask_many(pipeline)
         return [translate(each) if isinstance(each, Exception) else each for each in answers]
 
     async def read(self, *command: Argument) -> Any:
@@ -245,13 +252,15 @@ class Connection:
     ) -> list[Any]:
         """One script several times in one round trip. A call's own error stands in its place, translated."""
         script = load_script(name)
-        answers = await self._evaluate(script, calls)
-        missing = [number for number, each in enumerate(answers) if _no_script(each)]
-        if missing:
-            await self.call("SCRIPT", "LOAD", script.text)
-            again = await self._evaluate(script, [calls[number] for number in missing])
-            for number, answer in zip(missing, again, strict=True):
-                answers[number] = answer
+        # In one turn: if loading it waited in line, all in front would find that it is missing, too.
+        async with self._turns:
+            answers = await self._evaluate(script, calls)
+            missing = [number for number, each in enumerate(answers) if _no_script(each)]
+            if missing:
+                await self._call("SCRIPT", "LOAD", script.text)
+                again = await self._evaluate(script, [calls[number] for number in missing])
+                for number, answer in zip(missing, again, strict=True):
+                    answers[number] = answer
         if changes:
             self.announce_change()
         return [translate(each) if isinstance(each, Exception) else each for each in answers]
@@ -282,11 +291,15 @@ class Connection:
     async def _ask(self, question: Awaitable[Any]) -> Any:
         try:
             with translated():
-                return await question
-        except BrokerUnavailable as error:
+                answer = await question
+        except BrokerError as error:
             if isinstance(error.__cause__, _BROKEN_CLASSES):
                 await self._drop_idle()
+            else:
+                self._turns.note_answer()
             raise
+        self._turns.note_answer()
+        return answer
 
     def announce_change(self) -> None:
         """Wake whoever waits in :meth:`wait_for_change`."""

@@ -4,8 +4,15 @@ from __future__ import annotations
 
 import logging
 import random
+from collections.abc import Awaitable, Callable
+from itertools import count
+from typing import TypeVar
 
 import anyio
+
+from choreo.errors import BrokerUnavailable
+
+T = TypeVar("T")
 
 #: Seconds: the first pause, and the longest. With a command's timeout it bounds how long after the end of
 #: an outage work goes on.
@@ -40,6 +47,12 @@ class Outage:
         if reason != self._told and now - self._told_at >= _QUIET:
             self._told, self._told_at = reason, now
             self._logger.warning("%s has to wait for the server: %s", self._who, reason)
+
+    def left(self, part: str) -> None:
+        """This part waits no longer: it gave up."""
+        self._waiting.discard(part)
+        if not self._waiting:
+            self._told = ""
 
     def ended(self, part: str) -> None:
         """This part goes on."""
@@ -77,3 +90,38 @@ class Patience:
         if self._failures:
             self._failures = 0
             self._outage.ended(self._what)
+
+
+class Persistence:
+    """Sends idempotent requests again, for so many ``seconds``, when it is not known what they came to."""
+
+    def __init__(self, logger: logging.Logger, seconds: float = 10.0) -> None:
+        self._seconds = seconds
+        self._logger = logger
+        self._outage = Outage(logger, "a request")
+        self._numbers = count()
+
+    async def __call__(self, request: Callable[[], Awaitable[T]]) -> T:
+        """What ``request`` returns.
+
+        Raises:
+            BrokerUnavailable: if the time since the first failure was not enough.
+        """
+        part = f"request {next(self._numbers)}"
+        patience = Patience(self._logger, part, self._outage)
+        give_up: float | None = None
+        try:
+            while True:
+                try:
+                    answer = await request()
+                except BrokerUnavailable as error:
+                    # It may have waited long for its turn before it was sent: that does not count.
+                    give_up = give_up or anyio.current_time() + self._seconds
+                    if anyio.current_time() > give_up:
+                        raise
+                    await patience.pause(error)
+                else:
+                    patience.succeeded()
+                    return answer
+        finally:
+            self._outage.left(part)

@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import asyncio
 import logging
+from collections import Counter
+from functools import partial
 
 import anyio
 import pytest
 
-from choreo.broker.patience import FIRST_PAUSE, LONGEST_PAUSE, Outage, Patience, pause_after
+from choreo.broker.patience import FIRST_PAUSE, LONGEST_PAUSE, Outage, Patience, Persistence, pause_after
+from choreo.errors import BrokerUnavailable
 
 pytestmark = pytest.mark.anyio
 
@@ -64,3 +68,36 @@ async def test_a_pause_ends_when_told(caplog: pytest.LogCaptureFixture) -> None:
     with anyio.fail_after(10):
         for _ in range(1000):
             await reading.pause("connection refused", stopping)
+
+
+async def test_many_requests_tell_one_outage_once(caplog: pytest.LogCaptureFixture) -> None:
+    """A hundred callers at once, and each tries twice: one line when it begins, one when all go on."""
+    persist = Persistence(logger)
+    tries = Counter[int]()
+
+    async def request(number: int) -> int:
+        tries[number] += 1
+        if tries[number] == 1:
+            raise BrokerUnavailable("connection refused")
+        return number
+
+    answers = await asyncio.gather(*[persist(partial(request, number)) for number in range(100)])
+    assert answers == list(range(100))
+    assert set(tries.values()) == {2}
+    assert caplog.messages == ["a request has to wait for the server: connection refused", "a request goes on"]
+
+
+async def test_only_the_time_since_the_first_failure_counts() -> None:
+    """A request that has waited long before it failed is still tried again; one that fails on is given up."""
+    tries = 0
+
+    async def request() -> None:
+        nonlocal tries
+        tries += 1
+        if tries == 1:
+            await anyio.sleep(1.0)
+        raise BrokerUnavailable("connection refused")
+
+    with pytest.raises(BrokerUnavailable):
+        await Persistence(logger, seconds=0.8)(request)
+    assert tries > 1
