@@ -112,7 +112,7 @@ class Drafts:
         """The dead letter of a delivery: its event (a join's events) and what went wrong. From it alone the
         delivery can be made again. ``undo`` is the name of the undo, if it is one that failed."""
         envelope = trigger_of(head, envelopes)
-        letter_id = derive_id("letter", reason, head.saga_id, self.participant, head.step, head.event)
+        letter_id = derive_id("letter", reason, head.saga_id, self.participant, head.step, undo, head.event)
         return Letter.of(
             letter_id, reason, time=self.clock(), participant=self.participant, step=head.step,
             error=note, traceback=detail, subject=envelope.subject, id=envelope.id, type=envelope.type,
@@ -168,7 +168,7 @@ class Drafts:
         return Failed(
             head, kind, note, self.letter(head, reason, note, detail, envelopes),
             detail=detail, ledger=ledger_of(envelopes), keep=keep,
-            input=pack(envelopes) if undoable else b"", joins=bench.joins,
+            input=pack(envelopes), joins=bench.joins,
         )  # fmt: skip
 
     def orphaned(self, head: Head, envelope: Envelope, note: str) -> Failed:
@@ -187,7 +187,7 @@ class Drafts:
         keep = bench.step.compensation is not None
         return RetryStep(
             head, self.parking(head, policy, error, parked), ledger=ledger_of(envelopes), keep=keep,
-            input=pack(envelopes) if keep else b"", joins=bench.joins,
+            input=pack(envelopes), joins=bench.joins,
         )  # fmt: skip
 
     def parking(self, head: Head, policy: Retry, error: Exception, parked: Parked) -> Parking:

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import anyio
 import pytest
-from retry_kit import NEVER, HandClock, Paid, Placed, Reserved, Shipped, Stage, until
+from retry_kit import NEVER, HandClock, Paid, Placed, Reserved, Shipped, Stage, quick, until
 
-from choreo import Context, Participant
+from choreo import Choreography, Context, Participant
 
 pytestmark = pytest.mark.anyio
 
@@ -66,3 +67,46 @@ async def test_its_undo_is_missed_as_well(stage: Stage) -> None:
     async with stage.playing(as_it_is_now(), clock=clock) as choreo:
         view = await choreo.wait("s1", timeout=20)
     assert (view.status, view.dead_letters, runs) == ("failed", 2, [1])
+
+
+def with_undo(began: anyio.Event) -> Participant:
+    """The participant before the deploy: its step can be undone."""
+    payments = Participant("payments")
+
+    @payments.on(Placed)
+    async def charge(placed: Placed) -> Paid:
+        began.set()
+        await anyio.sleep_forever()
+
+    @charge.undo
+    async def refund(placed: Placed, paid: Paid | None) -> None:
+        raise AssertionError("it is gone")
+
+    return payments
+
+
+def without_undo(stage: Stage, attempts: int) -> Participant:
+    """The participant after the deploy: while its step runs and fails, an operator unwinds the saga."""
+    payments = Participant("payments")
+
+    @payments.on(Placed, retry=quick(attempts))
+    async def charge(placed: Placed) -> Paid:
+        await Choreography(stage.topology, stage.broker).compensate("s1")
+        raise OSError("no line")
+
+    return payments
+
+
+@pytest.mark.parametrize("attempts", [1, 2])
+async def test_a_step_whose_undo_is_gone(fake_stage: Stage, attempts: int) -> None:
+    """Where an older version of the step began, its undo is missed: that is a dead letter, and its saga does
+    not unwind for ever.
+    """
+    stage, began = fake_stage, anyio.Event()
+    async with stage.playing(with_undo(began)) as choreo:
+        await choreo.start(Placed(), saga_id="s1")
+        await began.wait()
+    async with stage.playing(without_undo(stage, attempts), lease=0.2) as choreo:
+        view = await choreo.wait("s1", timeout=20)
+    assert view.status == "failed"
+    assert ("s1", "undo-failed") in await stage.reasons()

@@ -110,6 +110,31 @@ async def test_an_undo_that_is_delivered_once_too_often(stage: Stage) -> None:
     assert await stage.reasons() == [("s1", "poison")]
 
 
+async def test_a_step_and_then_its_undo(fake_stage: Stage) -> None:
+    """Each has a letter of its own, so that the undo can be replayed."""
+    stage, payments, asked = fake_stage, Participant("payments"), anyio.Event()
+
+    @payments.on(Placed)
+    async def charge(placed: Placed) -> Paid:
+        raise AssertionError("it has been delivered too often")
+
+    @charge.undo
+    async def refund(placed: Placed) -> None:
+        asked.set()
+        await anyio.sleep_forever()
+
+    choreo = Choreography(stage.topology, stage.broker)
+    await choreo.start(Placed(), saga_id="s1")
+    await deliver(stage, stage.topology.keys.stream(0, "orders"), MAX_DELIVERIES)
+    async with stage.playing(payments):
+        await asked.wait()
+    await deliver(stage, stage.topology.keys.inbox(0, "payments"), MAX_DELIVERIES)
+    async with stage.playing(payments) as choreo:
+        assert (await choreo.wait("s1", timeout=20)).status == "failed"
+    letters = [(each["reason"], each["step"], each.get("undo", "")) for each in await stage.letters()]
+    assert letters == [("poison", "charge", ""), ("poison", "charge", "refund")]
+
+
 async def test_attempts_are_no_deliveries(fake_stage: Stage) -> None:
     """A step may have more attempts than an event may have deliveries: each attempt is delivered anew."""
     runs: list[int] = []
