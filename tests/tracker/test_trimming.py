@@ -82,6 +82,15 @@ async def test_an_old_pending_entry_keeps_itself_and_what_follows(broker: Broker
     assert await held(broker, stream) == []
 
 
+async def test_an_inbox_whose_group_is_gone_keeps_everything(broker: Broker, topology: Topology) -> None:
+    """Somebody deleted it; when workers make it anew they find every request that they have not handled."""
+    inbox = topology.keys.inbox(0, "payments")
+    await fill(broker, inbox, 3)
+    assert (await trim(broker, inbox)).removed == 0
+    await broker.groups.ensure([inbox], GROUP)
+    assert len(await take(broker, inbox)) == 3
+
+
 async def test_what_is_younger_than_its_keep_stays(broker: Broker, stream: str) -> None:
     """The limit of time is exact to the millisecond: what is exactly as old stays."""
     await broker.groups.ensure([stream], GROUP)
@@ -155,8 +164,10 @@ async def test_a_long_stream_is_trimmed_in_bounded_pieces(
 
 async def test_other_keys_in_place_of_streams(broker: Broker, topology: Topology, stream: str) -> None:
     """A key of the wrong type or a stream that is not there stops nothing; the former lets nothing be forgotten."""
-    await fill(broker, stream, 2)
-    other = topology.keys.stream(0, "money")
+    entries, other = await fill(broker, stream, 2), topology.keys.stream(0, "money")
+    await broker.groups.ensure([stream], GROUP)
+    await broker.connection.call("XACK", stream, GROUP, *await take(broker, stream))
+    assert await held(broker, stream) == entries
     both = [Keeping(other, EVER, False), Keeping(stream, EVER, False)]
     assert await broker.retention.trim(0, both) == Trimmed(2, False, END)
     await broker.connection.call("SET", other, "x")

@@ -54,7 +54,10 @@ local function bound(stream, time, projected)
     if not at then return '0-0' end
     stay(following(at))
   end
-  for _, group in ipairs(redis.call('XINFO', 'GROUPS', stream)) do stay(needed(stream, group)) end
+  local groups = redis.call('XINFO', 'GROUPS', stream)
+  -- Somebody deleted the group of an inbox: nobody knows what of it was handled.
+  if not projected and not groups[1] then return '0-0' end
+  for _, group in ipairs(groups) do stay(needed(stream, group)) end
   return first
 end
 
