@@ -23,6 +23,8 @@ local function mourn(id)
 end
 
 local function take_over(id)
+  -- It may have been acknowledged since it was looked at, and trimmed: then nothing is lost.
+  if not redis.call('XPENDING', KEYS[1], ARGV[1], id, id, 1)[1] then return end
   local claimed = redis.call('XCLAIM', KEYS[1], ARGV[1], ARGV[2], ARGV[3], id)
   if claimed[1] then return claimed[1][2] end
   if not redis.call('XRANGE', KEYS[1], id, id)[1] then return {} end

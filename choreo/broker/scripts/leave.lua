@@ -8,7 +8,10 @@
 local pending = redis.pcall('XPENDING', KEYS[1], ARGV[1], '-', '+', 1000, ARGV[2])
 if pending.err then return 0 end
 for _, row in ipairs(pending) do
-  redis.call('XCLAIM', KEYS[1], ARGV[1], ARGV[2], 0, row[1], 'IDLE', ARGV[3], 'JUSTID')
+  -- XCLAIM takes an entry that was deleted out of the pending list. Whoever takes it over must find it there.
+  if redis.call('XRANGE', KEYS[1], row[1], row[1])[1] then
+    redis.call('XCLAIM', KEYS[1], ARGV[1], ARGV[2], 0, row[1], 'IDLE', ARGV[3], 'JUSTID')
+  end
 end
 if #pending == 0 then redis.call('XGROUP', 'DELCONSUMER', KEYS[1], ARGV[1], ARGV[2]) end
 return #pending
