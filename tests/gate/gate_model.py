@@ -161,8 +161,8 @@ class Model:
     parts: dict[int, dict[str, str]] = field(default_factory=dict)
     fired: dict[str, tuple[str, ...]] = field(default_factory=dict)
     letters: int = 0
-    spoiled: bool = False
-    """Whether a step of the way back has failed."""
+    spoiled: list[str] = field(default_factory=list)
+    """Steps of the way back that have failed."""
     seen: set[str] = field(default_factory=set)
     """Types of ends seen so far."""
 
@@ -242,7 +242,7 @@ class Model:
         dead = plan.outcome is Outcome.FAILS
         spoils = before == "unwinding" and event.back
         self.letters += dead or before == "completed" or spoils
-        self.spoiled |= spoils
+        self.spoiled += [line] * spoils
         if before != "completed" and not event.back:
             if dead and plan.undoable:
                 self._took_effect(line)

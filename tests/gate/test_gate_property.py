@@ -273,7 +273,7 @@ class Play:
             case "completed":
                 assert left == set(model.waiting_parts())
             case "failed":
-                assert {name[2:] for name in left if name[1:2] == ":"} == set(model.stuck)
+                assert {name[2:] for name in left if name[1:2] == ":"} == {*model.stuck, *model.spoiled}
             case "running":
                 assert {name[2:] for name in left if name[:2] == "e:"} == set(model.ledger)
 

@@ -97,7 +97,7 @@ local function outrun(d, noted)
 end
 
 local function finish(d, saga, letter, answer)
-  if d.attempt > 1 then saga.drops[#saga.drops + 1] = 'a:' .. d.turn end
+  if d.noted then saga.drops[#saga.drops + 1] = 'a:' .. d.turn end
   local obstacle = blocked(saga, keys)
   if obstacle then return { 'blocked', obstacle } end
   saga.fields[#saga.fields + 1] = d.mark

@@ -120,7 +120,7 @@ local function begin(d, saga)
     local answer = gather(d, saga)
     if answer then return answer end
   end
-  local enters = d.undoable and not row and saga.state == 'running'
+  local enters = d.undoable and not row and saga.state == 'running' and not d.back
   if enters then enter(saga, d.line, 'S', d.parents) end
   if enters or d.fires then
     local obstacle = blocked(saga, keys)
@@ -249,7 +249,7 @@ local function retry(d, saga)
   if unwinds(saga) and not d.back then
     -- No further attempt; but nobody knows whether this one took effect.
     clear_join(d, saga)
-    if d.keep then note_effect(d, saga) end
+    if d.keep or row_of(saga, d.line) then note_effect(d, saga) end
     fact(d, saga, 'late', { detail = d.note, attempt = d.attempt })
     return finish(d, saga, 'l')
   end
@@ -316,7 +316,8 @@ local function answer(decision)
   if settled then return settled end
   local noted = fetch(d.work, 'a:' .. d.turn, 'e:' .. d.line)
   if not noted then return { 'blocked', d.work } end
-  settled = decision.again and outrun(d, noted[1])
+  d.noted = noted[1]
+  settled = decision.again and outrun(d, d.noted)
   if settled then return settled end
   local saga = open_saga(d.record, d.work, d.subject, d.sagatype, known)
   saga.rows[d.line] = noted[2] and parse_row(noted[2])

@@ -42,14 +42,19 @@ local function plan_step()
   local forward = saga.state == 'running' or saga.state == 'completed'
   local back = letter.phase == 'back' and row and row.status == 'F'
   if not forward and not back then return false end
+  local mark = 'd:' .. letter.participant .. ':' .. letter.id
+  -- Its producer sent the event twice, and the other one has succeeded.
+  local parked = string.find(letter.fact or '', '^parked:')
+  if parked and redis.call('HEXISTS', KEYS[1], mark) == 1 then return false end
   if back and not forward then
     reopen('B')
   elseif row and row.status == 'D' then
     row.status = 'S' -- nobody may undo it while it runs
     put_row(saga, line, row)
   end
-  saga.forgets = { 'd:' .. letter.participant .. ':' .. letter.id }
-  saga.drops[#saga.drops + 1] = 'a:' .. line
+  saga.forgets = { mark }
+  -- An attempt is to come: as long as it is, the saga is not forgotten.
+  saga.blobs = { 'a:' .. line, '0 ' .. token }
   for number = 11, #ARGV, 2 do
     saga.blobs[#saga.blobs + 1] = 'x:' .. ARGV[number]
     saga.blobs[#saga.blobs + 1] = ARGV[number + 1]
