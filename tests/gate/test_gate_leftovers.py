@@ -54,7 +54,7 @@ async def test_a_step_of_the_way_back_in_a_saga_that_runs(desk: Desk) -> None:
 
 async def test_a_step_that_has_lost_its_undo_fails_in_a_saga_that_unwinds(desk: Desk) -> None:
     """Its ledger entry, which an older version of the participant made, is not open for ever."""
-    worker, delivery, head = await begun(desk)
+    worker, _, head = await begun(desk)
     await desk.broker.sagas.compensate("s1", 1, "token", "why", "who")
     assert await worker.verdict(retry(head, keep=False)) is Verdict.LATE
     request = await worker.request()
@@ -69,7 +69,7 @@ async def test_an_attempt_that_failed_beside_one_that_succeeded(desk: Desk) -> N
     """A producer sent an event twice: one attempt failed and is to be repeated, the other one has succeeded.
     Then there is no attempt to come any more.
     """
-    worker, delivery, head = await begun(desk)
+    worker, _, head = await begun(desk)
     await desk.publish("e1")
     again = await worker.read_one()
     second = worker.head(again)
@@ -82,7 +82,7 @@ async def test_an_attempt_that_failed_beside_one_that_succeeded(desk: Desk) -> N
 
 async def test_a_parked_step_whose_event_came_twice_and_succeeded(desk: Desk) -> None:
     """It is not replayed: it would be committed a second time."""
-    worker, delivery, head = await begun(desk)
+    worker, _, head = await begun(desk)
     await desk.publish("e1")
     again = await worker.read_one()
     second = worker.head(again)
