@@ -11,8 +11,10 @@ from tempfile import TemporaryDirectory
 import pytest
 from shop_load import order, order_id, unbalanced
 
-from choreo.testing import Harness, explore
-from choreo.testing.trials import Invariant, MakeHarness
+from choreo.testing import Ends, Harness, explore, rehearse
+from choreo.testing.casting import cast
+from choreo.testing.matrix import cases_of
+from choreo.testing.trials import Invariant, MakeHarness, Verdict
 from participants import inventory, orders, payments, shipping
 from participants.store import FOLDER_VARIABLE
 
@@ -71,3 +73,18 @@ def test_the_shop_is_sound(share: int, empty_books: Path, monkeypatch: pytest.Mo
     found = explore(books_are_right(empty_books), seeds, source=ROOT / "streams.yaml")
     assert found.runs == len(seeds)
     assert sum(found.faults.values()) > len(seeds)
+
+
+def test_the_shop_is_sound_under_every_single_fault(
+    empty_books: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Each case of the shop's matrix that an order which ships comes across."""
+    monkeypatch.setenv(FOLDER_VARIABLE, str(empty_books))
+    shop = cast(ROOT / "streams.yaml", (), Ends(), 1)
+    trials = [
+        (case.name, trial)
+        for case, trial in rehearse(books_are_right(empty_books), cases_of(shop, shop.topology))
+    ]
+    violated = {name: trial.error for name, trial in trials if trial.verdict is Verdict.VIOLATED}
+    assert violated == {}
+    assert sum(trial.verdict is Verdict.HELD for _, trial in trials) > 100
