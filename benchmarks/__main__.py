@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import signal
 import sys
 from collections.abc import Callable, Iterable
 from pathlib import Path
@@ -33,6 +34,8 @@ def main() -> int:
     options = parser.parse_args()
     scale = QUICK if options.quick else Scale()
     scale = Scale(options.rounds or scale.rounds, options.sagas or scale.sagas, scale.seconds, scale.stored)
+    # Whoever ends this run ends its server and its processes, too.
+    signal.signal(signal.SIGTERM, lambda number, _: sys.exit(128 + number))
     with running_server() as server:
         if options.profile:
             counts.profile(server, scale)
