@@ -96,6 +96,22 @@ async def test_a_parked_step_whose_event_came_twice_and_succeeded(desk: Desk) ->
     assert await desk.emitted() == ["out"]
 
 
+async def test_a_parked_step_whose_letter_is_dropped(desk: Desk) -> None:
+    """It is settled: it does not run when its event comes again, and nothing holds its saga when that ends."""
+    worker, _, head = await begun(desk)
+    assert await worker.verdict(failed(head)) is Verdict.COMMITTED
+    (letter,) = await desk.broker.letters.listed(lambda each: True, limit=10)
+    assert (await desk.broker.letters.drop(letter, OrderSlip(1, "token", "ann"))).word == "dropped"
+    assert await desk.state() == "running"
+    await desk.publish("e1")
+    again = await worker.read_one()
+    assert await worker.verdict(begin(worker.head(again), again)) is Verdict.DUPLICATE
+    await desk.broker.sagas.compensate("s1", 1, "token", "why", "who")
+    undo = worker.undo_head(await worker.request())
+    assert await worker.verdict(undone(undo)) is Verdict.COMMITTED
+    assert await fields_of_work(desk) == set()
+
+
 async def test_a_replayed_step_is_known_to_come(desk: Desk) -> None:
     """From the replay until its step has an end a saga that has ended says that it must not be forgotten."""
     audit = await desk.worker("audit")

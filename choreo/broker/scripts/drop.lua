@@ -1,6 +1,7 @@
 -- uses: saga, orders
 --
--- Delete a dead letter. Its saga stays as it is.
+-- Delete a dead letter. Its saga stays as it is; a step that was left to an operator is settled by that, so
+-- that it does not run should its event come again.
 --
 -- ARGV  7 letter id, 8 its entry, 9 'rehearse' to write nothing
 -- Returns {answer, detail}: dropped; closed (and what became of the letter); unknown; blocked (and a key).
@@ -21,5 +22,9 @@ if rehearsal then return { 'dropped', '' } end
 close_letter(id, 'dropped')
 redis.call('XDEL', keys.dead, entry)
 if subject ~= '' then redis.call('HDEL', KEYS[1], 'l:' .. id) end
+if string.find(letter.fact or '', '^parked:') then
+  redis.call('HSETNX', KEYS[1], 'd:' .. letter.participant .. ':' .. letter.id, 'x' .. token)
+  redis.call('HDEL', KEYS[2], 'a:' .. letter.participant .. '/' .. letter.step .. ':' .. letter.id)
+end
 for _, fact in ipairs(saga.journal) do redis.call('XADD', keys.journal, '*', unpack(fact)) end
 return { 'dropped', '' }
