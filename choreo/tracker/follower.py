@@ -16,6 +16,7 @@ from choreo.broker.patience import Patience
 from choreo.broker.projections import Entry, Progress
 from choreo.broker.retention import order_of
 from choreo.errors import BrokerError, BrokerRefused, BrokerUnavailable
+from choreo.tracker.appetite import Appetite
 from choreo.tracker.deadlines import Watch
 from choreo.tracker.housekeeping import Housekeeping
 from choreo.tracker.projection import Projector
@@ -24,7 +25,7 @@ from choreo.wire.topology import Topology
 
 logger = logging.getLogger("choreo.tracker")
 
-#: Entries that are read at once: of all streams together, and of each at least.
+#: Entries that are read at once at most: of all streams together, and of each at least.
 _ENTRIES = 2000
 _LEAST = 10
 #: Failures in a row after which a rebuild gives up.
@@ -50,7 +51,8 @@ class Tracker:
         self._topology = topology
         self._broker = broker
         self._projectors = [Projector(topology, partition) for partition in range(topology.partitions)]
-        self._count = max(_LEAST, _ENTRIES // sum(len(each.streams) for each in self._projectors))
+        streams = sum(len(each.streams) for each in self._projectors)
+        self._appetite = Appetite(max(_LEAST, _ENTRIES // streams), streams)
         self._progress: dict[int, Progress] = {}
         #: Partitions of which the last read left nothing unread.
         self._followed: set[int] = set()
@@ -176,6 +178,7 @@ class Tracker:
             logger.error("tracker: %s", error)
         for projector in self._projectors:
             self._lose_track(projector)
+        self._appetite.lose()
         await self._patience.pause(error, self._stopping)
 
     def _lose_track(self, projector: Projector) -> None:
@@ -190,10 +193,12 @@ class Tracker:
         if not self._progress:
             await anyio.sleep(_POLL)
             return 0
-        read = await self._read(self._longest_wait() if wait else 0.0)
+        count = self._appetite.count
+        read = await self._read(count, self._longest_wait() if wait else 0.0)
+        self._appetite.note(read)
         overtaken = []
         for projector in self._projectors:
-            self._note_followed(projector, read)
+            self._note_followed(projector, read, count)
             mine = {stream: read[stream] for stream in projector.streams if read.get(stream)}
             try:
                 if mine and not await self._project(projector, mine):
@@ -211,8 +216,8 @@ class Tracker:
         waits = [self._watch.pause(each) if each in self._followed else 0.0 for each in self._progress]
         return min(waits, default=BLOCK)
 
-    def _note_followed(self, projector: Projector, read: Mapping[str, Sequence[Entry]]) -> None:
-        if any(len(read.get(stream, ())) >= self._count for stream in projector.streams):
+    def _note_followed(self, projector: Projector, read: Mapping[str, Sequence[Entry]], count: int) -> None:
+        if any(len(read.get(stream, ())) >= count for stream in projector.streams):
             self._followed.discard(projector.partition)
         elif projector.partition in self._progress:
             self._followed.add(projector.partition)
@@ -259,25 +264,25 @@ class Tracker:
             if known is not None and await self._look_up(projector) != known:
                 self._lose_track(projector)
 
-    async def _read(self, wait: float) -> dict[str, list[Entry]]:
+    async def _read(self, count: int, wait: float) -> dict[str, list[Entry]]:
         flat = {
             stream: position
             for progress in self._progress.values()
             for stream, position in progress.positions.items()
         }
         try:
-            return await self._broker.projections.read(flat, self._count, wait=wait)
+            return await self._broker.projections.read(flat, count, wait=wait)
         except BrokerRefused:
-            return await self._read_apart()
+            return await self._read_apart(count)
 
-    async def _read_apart(self) -> dict[str, list[Entry]]:
+    async def _read_apart(self, count: int) -> dict[str, list[Entry]]:
         """One stream is none any more, and the server refuses to read all: find out whose it is."""
         found: dict[str, list[Entry]] = {}
         for projector in self._projectors:
             progress = self._progress.get(projector.partition)
             if progress is not None:
                 try:
-                    found |= await self._broker.projections.read(progress.positions, self._count, wait=0)
+                    found |= await self._broker.projections.read(progress.positions, count, wait=0)
                 except BrokerRefused as error:
                     self._set_aside(projector, error)
         return found
