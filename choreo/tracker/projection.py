@@ -17,8 +17,12 @@ from choreo.wire.facts import Place, of_event, of_journal, of_malformed
 from choreo.wire.limits import MAX_ERROR_CHARACTERS, MAX_NAME_CHARACTERS
 from choreo.wire.topology import Topology
 
-#: Facts that the cache of one partition holds at most; beyond, sagas not seen for longest are let go.
-_CACHED_FACTS = 200_000
+#: What the caches of all partitions hold at most: about so many facts, or fewer if they have tracebacks.
+#: Beyond, sagas not seen for longest are let go. At about 800 bytes each, that is 80 MB.
+_CACHED = 100_000
+_LEAST_CACHED = 500
+#: Characters of error and traceback that weigh as much as one more fact.
+_HEAVY = 500
 #: Fields of a malformed entry that its dead letter keeps at most, and how many bytes of each.
 _KEPT_FIELDS = 32
 _KEPT_BYTES = 4_000
@@ -32,6 +36,15 @@ class _Timeline:
 
     facts: dict[str, Fact] = field(default_factory=dict)
     listed: tuple[str, str] | None = None
+    weight: int = 0
+
+    def add(self, fact: Fact) -> bool:
+        """Add a fact. Returns whether it is news."""
+        known = len(self.facts)
+        added = add(self.facts, fact)
+        if len(self.facts) > known:
+            self.weight += 1 + (len(fact.detail) + len(fact.note)) // _HEAVY
+        return added
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,6 +70,7 @@ class Projector:
         self._topology = topology
         self._timelines: OrderedDict[str, _Timeline] = OrderedDict()
         self._cached = 0
+        self._most = max(_LEAST_CACHED, _CACHED // topology.partitions)
 
     def forget(self) -> None:
         """Drop what is cached: somebody else has written meanwhile."""
@@ -67,7 +81,7 @@ class Projector:
         """Drop what is cached of sagas that are forgotten."""
         for saga_id in saga_ids:
             timeline = self._timelines.pop(saga_id, None)
-            self._cached -= len(timeline.facts) if timeline else 0
+            self._cached -= timeline.weight if timeline else 0
 
     def find(self, topic: str, entry: str) -> tuple[str, Fact] | None:
         """The saga of an entry of a topic, and the fact that it told; of those that are cached."""
@@ -123,18 +137,18 @@ class Projector:
         for saga_id, packed in zip(missing, await load(missing) if missing else [], strict=True):
             timeline = _Timeline()
             for each in packed:
-                add(timeline.facts, decode_fact(each))
+                timeline.add(decode_fact(each))
             if timeline.facts:
                 timeline.listed = _listed(project(saga_id, timeline.facts))
             self._timelines[saga_id] = timeline
-            self._cached += len(timeline.facts)
+            self._cached += timeline.weight
 
     def _update(self, saga_id: str, facts: Iterable[Fact]) -> Update | None:
         timeline = self._timelines[saga_id]
         self._timelines.move_to_end(saga_id)
-        before = len(timeline.facts)
-        new = [fact for fact in facts if add(timeline.facts, fact)]
-        self._cached += len(timeline.facts) - before
+        before = timeline.weight
+        new = [fact for fact in facts if timeline.add(fact)]
+        self._cached += timeline.weight - before
         return self._write(saga_id, new) if new else None
 
     def _write(self, saga_id: str, new: Sequence[Fact]) -> Update:
@@ -168,9 +182,9 @@ class Projector:
         return found
 
     def _trim(self) -> None:
-        while self._cached > _CACHED_FACTS and len(self._timelines) > 1:
+        while self._cached > self._most and len(self._timelines) > 1:
             _, timeline = self._timelines.popitem(last=False)
-            self._cached -= len(timeline.facts)
+            self._cached -= timeline.weight
 
 
 def _listed(view: View) -> tuple[str, str]:
