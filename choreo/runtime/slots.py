@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Collection, Iterator
+from collections.abc import Collection, Iterator, Mapping
 from contextlib import contextmanager
 
 import anyio
@@ -30,16 +30,31 @@ class Slots:
         self._held: dict[tuple[str, str], Delivery] = {}
         self._taken = {True: 0, False: 0}
         self._booked = {True: 0, False: 0}
+        self._kept = {True: 0, False: 0}
         self._released = asyncio.Event()
         self._closed = False
         #: Held by whoever puts in hand what is this worker's by the server's account already.
         self.claiming = anyio.Lock()
 
-    def free(self, *, back: bool) -> int:
-        """How many more deliveries may be booked: of the way back, from inboxes, or from topics."""
+    def free(self, *, back: bool, lost: bool = False) -> int:
+        """How many more deliveries may be booked: of the way back, from inboxes, or from topics.
+
+        ``lost``: for deliveries that are taken over from dead workers, which slots may be kept for.
+        """
         free = self._limit - len(self._held) - sum(self._booked.values())
         mine = self._limit - self._reserve - self._taken[back] - self._booked[back]
+        if not lost:
+            free -= sum(self._kept.values())
+            mine -= self._kept[back]
         return max(0, min(free, mine))
+
+    def keep_for_lost(self, wanted: Mapping[bool, int]) -> None:
+        """Keep slots, as soon as they are free, for so many deliveries of dead workers from inboxes and from
+        topics; a quarter at most. What is read takes every slot otherwise, for as long as there is a backlog.
+        """
+        most = max(1, self._limit // 4)
+        self._kept = {back: min(wanted.get(back, 0), most) for back in (True, False)}
+        self._pulse()
 
     def idle_share(self, *, back: bool) -> int:
         """How many slots may stay booked while there is nothing to read."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import random
+from collections import Counter
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
@@ -19,7 +20,7 @@ logger = logging.getLogger("choreo.runtime")
 
 #: Seconds between sweeps at most: what a stopping worker hands over shall not lie for long.
 _SWEEP_PAUSE = 1.0
-#: Seconds between sweeps while deliveries wait that are taken one at a time.
+#: Seconds between sweeps while deliveries wait that are taken one at a time, or for a free slot.
 _SUSPECT_PAUSE = 0.2
 #: Seconds between looks for consumers that are gone, and for which they must have been gone at least.
 _TIDY_PAUSE = 30.0
@@ -53,13 +54,15 @@ class Upkeep:
                 await stopping.wait()
 
     async def sweep(self, dispatch: Dispatch) -> bool:
-        """Take over once. Returns whether suspects are left: deliveries that have outlived several workers.
+        """Take over once. Returns whether some are left: because no slot was free, or because they are
+        suspects, deliveries that have outlived several workers.
 
         One of them may be what kills workers, and the others just happened to be in the same hands. So
         they are taken one at a time: the innocent ones are finished, and the culprit dies alone.
         """
         slots = self.claims.slots
         suspects: list[tuple[str, str]] = []
+        left: Counter[bool] = Counter()
         after = dict.fromkeys(self.streams, START)
         while after:
             page = await self.claims.leases.overdue(
@@ -70,28 +73,29 @@ class Upkeep:
                 lost = [(entry, count) for entry, count in entries if not slots.holds(stream, entry)]
                 suspects += [(stream, entry) for entry, count in lost if count >= SUSPECT]
                 fresh = [entry for entry, count in lost if count < SUSPECT]
-                await self._take_over(stream, fresh, dispatch)
+                left[slots.is_inbox(stream)] += await self._take_over(stream, fresh, dispatch)
             after = {stream: entries[-1][0] for stream, entries in page.items() if len(entries) == MAX_BATCH}
-            if not slots.free(back=True) and not slots.free(back=False):
+            if not slots.free(back=True, lost=True) and not slots.free(back=False, lost=True):
                 break
         if suspects and not slots.suspects:
             stream, entry = suspects[0]
-            await self._take_over(stream, [entry], dispatch)
-        return bool(suspects or slots.suspects)
+            left[slots.is_inbox(stream)] += await self._take_over(stream, [entry], dispatch)
+        slots.keep_for_lost(left)
+        return bool(suspects or slots.suspects or left.total())
 
-    async def _take_over(self, stream: str, entries: list[str], dispatch: Dispatch) -> None:
+    async def _take_over(self, stream: str, lost: list[str], dispatch: Dispatch) -> int:
+        """Take over as many as there are free slots. Returns how many are left."""
         slots = self.claims.slots
         async with slots.claiming:
-            entries = entries[: slots.free(back=slots.is_inbox(stream))]
-            if not entries:
-                return
+            entries = lost[: slots.free(back=slots.is_inbox(stream), lost=True)]
             try:
-                await self.claims.take_over(
-                    Held(stream, self.streams[stream], entries), self.lease, dispatch
-                )
+                if entries:
+                    held = Held(stream, self.streams[stream], entries)
+                    await self.claims.take_over(held, self.lease, dispatch)
             except BrokerError:
                 self.doubt()
                 raise
+        return len(lost) - len(entries)
 
     async def tidy(self) -> None:
         """Remove consumers of workers that are gone, now and then, until cancelled."""

@@ -97,6 +97,29 @@ async def test_no_more_is_taken_over_than_there_are_slots(seat: Seat) -> None:
     assert len(hands.taken) == 6
 
 
+async def test_the_lost_come_before_the_backlog(seat: Seat) -> None:
+    """If no slot was free for them, the next ones are kept for them: reading would take every one."""
+    slots = Slots(4)
+    hands = Hands(slots)
+    await publish_many(seat, 3, "mine")
+    for delivery in (mine := await seat.read()):
+        slots.hold(delivery)
+    other = await Seat.at(seat.stage, "two")
+    await publish_many(other, 2, "lost")
+    for delivery in await other.read():
+        await make_overdue(other, delivery)
+    upkeep = upkeep_of(seat, slots)
+    assert await upkeep.sweep(hands), "it is to sweep again soon"
+    slots.release(mine[0])
+    assert (slots.free(back=False), slots.free(back=False, lost=True)) == (0, 1)
+    await upkeep.sweep(hands)
+    assert len(hands.taken) == 1
+    for delivery in mine[1:]:
+        slots.release(delivery)
+    assert not await upkeep.sweep(hands)
+    assert (len(hands.taken), slots.free(back=False)) == (2, 1)
+
+
 async def test_what_is_alive_is_left_alone(seat: Seat) -> None:
     """A lease that has not run out: no sweep touches it."""
     slots = Slots(4)
