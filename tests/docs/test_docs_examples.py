@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import configparser
 import os
+import re
 import shutil
 import subprocess
 import sys
@@ -17,6 +18,7 @@ from typing import Any
 import pytest
 
 from choreo.broker.engine import EngineProcess, discover
+from choreo.projects import templates
 from tests.docs.pages import ROOT, Page, all_pages, page
 from tests.docs.terminal import Terminal, terminal, typed
 
@@ -64,6 +66,18 @@ def test_whoever_follows_the_tutorial_sees_what_it_says(tmp_path: Path) -> None:
     """Every file and command of the tutorial works, from an empty folder, and prints what the page shows."""
     with terminal(tmp_path) as reader:
         reader.follow(page("docs/tutorial.md"))
+
+
+def test_whoever_follows_the_tutorial_of_testing_sees_what_it_says(tmp_path: Path) -> None:
+    """Its tests fail and pass as the page says, from an empty folder."""
+    with terminal(tmp_path, {"PYTEST_PLUGINS": "choreo.testing.plugin"}) as reader:
+        reader.follow(page("docs/tutorial-testing.md"))
+
+
+def test_every_template_is_among_the_examples() -> None:
+    """The page of examples lists each template that `choreo init` knows, and no other."""
+    found = page("docs/how-to/start-from-an-example.md").rows("How to start from an example")
+    assert {re.sub(r"\[(.+)\].*", r"\1", row[0]) for row in found} == set(templates())
 
 
 @pytest.mark.parametrize(
