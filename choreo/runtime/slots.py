@@ -18,14 +18,14 @@ class Slots:
     """Counts deliveries in hand: never more than ``limit``, booked ones included.
 
     Whoever asks the server for deliveries books slots for them first, and so never holds more than it
-    can run. A tenth of the slots, at least one if there are two, is never given to topics: undos and
+    can run. A quarter of the slots, at least one if there are two, is never given to topics: undos and
     retries, which come through ``inboxes``, do not wait behind a backlog of events. As many are never
     given to inboxes: events do not wait behind thousands of retries.
     """
 
     def __init__(self, limit: int, inboxes: Collection[str] = ()) -> None:
         self._limit = limit
-        self._reserve = max(1, limit // 10) if limit > 1 else 0
+        self._reserve = max(1, limit // 4) if limit > 1 else 0
         self._inboxes = frozenset(inboxes)
         self._held: dict[tuple[str, str], Delivery] = {}
         self._taken = {True: 0, False: 0}
@@ -136,11 +136,15 @@ class Slots:
         """
         while not self.free(back=back) and not self._closed:
             await self._wait_for_release()
-        enough = max(1, self._limit // 4)
         with anyio.move_on_after(gather):
-            while self.free(back=back) < enough and not self._closed:
+            while self.free(back=back) < self._enough(back) and not self._closed:
                 await self._wait_for_release()
         return self.free(back=back)
+
+    def _enough(self, back: bool) -> int:
+        """A quarter of what may be had while the other side holds what it does."""
+        others = self._taken[not back] + self._booked[not back]
+        return max(1, min(self._limit - self._reserve, self._limit - others) // 4)
 
     async def wait_until_idle(self) -> None:
         """Wait until nothing is in hand."""

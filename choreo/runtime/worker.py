@@ -35,6 +35,7 @@ from choreo.runtime.parked import Work
 from choreo.runtime.pausing import PauseWatch
 from choreo.runtime.reader import Reader
 from choreo.runtime.slots import Slots
+from choreo.runtime.unwanted import Unwanted
 from choreo.runtime.upkeep import Upkeep
 from choreo.wire.cards import card_of, encode_card
 from choreo.wire.facts import Place
@@ -52,7 +53,7 @@ class WorkerOptions:
     """How a worker works. Durations are seconds."""
 
     concurrency: int = 256
-    """Deliveries in hand at once. A tenth, at least one of two, is kept for undos and retries; as many for
+    """Deliveries in hand at once. A quarter, at least one of two, is kept for undos and retries; as many for
     events."""
     threads: int = 16
     """Threads for steps that are no coroutines; undos have as many of their own."""
@@ -91,6 +92,7 @@ class Worker:
         ]
         self._outage = Outage(logger, participant.name)
         self._committer = Committer(broker.gate, self.identity, self.clock, self._outage)
+        self._unwanted = Unwanted(broker.groups, participant.name, self._outage)
         self._pausing = PauseWatch(broker.meta, participant.name)
         self._stopping = anyio.Event()
 
@@ -127,7 +129,7 @@ class Worker:
             heart = Heart(self.broker, self.identity, self._slots, self.options.lease)
             alarm = Alarm(self.broker.timers, self.clock, self.participant.name, self._outage)
             for work in (self._committer.run, self.broker.clock.follow, heart.run, alarm.run, upkeep.tidy,
-                         self._pausing.follow):  # fmt: skip
+                         self._pausing.follow, self._unwanted.run):  # fmt: skip
                 background.start_soon(work)
             async with anyio.create_task_group() as handlers:
                 lives = Lives(handlers)
@@ -196,6 +198,7 @@ class Worker:
 
     async def _leave(self) -> None:
         try:
+            await self._unwanted.flush()
             left = await self.broker.leases.leave(self.identity, list(self._streams))
         except BrokerError as error:
             logger.warning("%s: could not say goodbye: %s", self.participant.name, error)
@@ -237,18 +240,15 @@ class Worker:
 
     async def _dispatch(self, lives: Lives, handling: Handling, found: Sequence[Delivery]) -> None:
         """Begin the life of every delivery that this participant can do something with."""
-        unwanted: dict[str, list[str]] = {}
         for delivery in found:
             if not delivery.fields:
                 continue  # deleted: it stays pending until it is claimed, which tells its saga
             work = self._understand(handling, delivery)
             if work is None:
-                unwanted.setdefault(delivery.stream, []).append(delivery.entry)
+                self._unwanted.add(delivery.stream, delivery.entry)
             else:
                 self._slots.hold(delivery)
                 lives.start(self._handle(handling, delivery, work))
-        if unwanted:
-            await self.broker.groups.acknowledge(self.participant.name, unwanted)
 
     def _understand(self, handling: Handling, delivery: Delivery) -> Work | None:
         if delivery.stream in self._inboxes:
