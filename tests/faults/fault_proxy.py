@@ -8,7 +8,7 @@ import struct
 import sys
 from collections import deque
 from collections.abc import AsyncIterator, Callable, Iterator
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass, field
 from typing import TypeAlias
 from urllib.parse import unquote, urlsplit
@@ -65,7 +65,8 @@ class _Link:
         """End it as a machine that has lost its memory does: with a reset."""
         for writer in (self.client, self.server):
             if (sock := writer.get_extra_info("socket")) and sock.family == socket.AF_INET:
-                sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+                with suppress(OSError):  # its other end was faster
+                    sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
             writer.transport.abort()
 
 
