@@ -14,7 +14,7 @@ from choreo.cli.output import show, show_json
 from choreo.cli.settings import Settings
 from choreo.drawing.text import clean, clean_lines, count
 from choreo.loading import import_root, load_function
-from choreo.testing.casting import Cast, Ends, cast
+from choreo.testing.casting import Cast, cast
 from choreo.testing.exploration import InvariantViolated, explore
 from choreo.testing.matrix import Case, cases_of
 from choreo.testing.trials import Invariant, Trial, Verdict, rehearse
@@ -36,7 +36,7 @@ def run(settings: Settings, spec: str, *, only: str, seeds: int, as_json: bool) 
     logs.configure(settings.verbose, logging.CRITICAL)
     topology = load(settings.path)
     invariant: Invariant = load_function(spec, import_root(topology))
-    choreography = cast(topology, (), Ends(), 1)
+    choreography = cast(topology)
     calm = Case(CALM, (), topology)
     cases = [calm, *(case for case in cases_of(choreography, topology) if only in case.name)]
     trials = []

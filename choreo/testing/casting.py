@@ -17,6 +17,8 @@ from choreo.wire.topology import SagaType, Topology
 #: The namespace and the saga of a choreography that has no streams.yaml, and the stream of what comes from
 #: outside. Participants have a stream each, called like themselves.
 NAMESPACE, SAGA, OUTSIDE = "test", "saga", "choreo-outside"
+#: Partitions of what is played. Each more would only be another place to look for the same.
+PARTITIONS = 1
 
 
 @dataclasses.dataclass(frozen=True)
@@ -38,7 +40,7 @@ class Cast:
 
 
 def cast(
-    source: str | Path | Topology | None, participants: Sequence[Participant], ends: Ends, partitions: int
+    source: str | Path | Topology | None, participants: Sequence[Participant] = (), ends: Ends | None = None
 ) -> Cast:
     """The choreography of ``source`` with ``participants`` in place of those of the same names; or of
     ``participants`` alone, if ``source`` is ``None``.
@@ -49,14 +51,14 @@ def cast(
     if source is None:
         if not participants:
             raise ConfigurationError("a harness needs a streams.yaml, or participants=[...]")
-        return Cast(derive(participants, ends, partitions), tuple(participants))
+        return Cast(_derive(participants, ends or Ends()), tuple(participants))
     topology = source if isinstance(source, Topology) else _load(Path(source))
     mine = {each.name: each for each in participants}
     rest = {name: spec for name, spec in topology.participants.items() if name not in mine}
     loaded = {each.name: each for each in load_all(dataclasses.replace(topology, participants=rest))}
     names = dict.fromkeys([*topology.participants, *mine])
     everyone = tuple(mine.get(name) or loaded[name] for name in names)
-    return Cast(dataclasses.replace(topology, partitions=partitions), everyone)
+    return Cast(dataclasses.replace(topology, partitions=PARTITIONS), everyone)
 
 
 def _load(path: Path) -> Topology:
@@ -73,7 +75,7 @@ def _load_once(absolute: Path, path: Path, stamp: int) -> Topology:
     return load(path)
 
 
-def derive(participants: Sequence[Participant], ends: Ends, partitions: int) -> Topology:
+def _derive(participants: Sequence[Participant], ends: Ends) -> Topology:
     """A topology for participants that have none: a stream for what each of them emits, and one saga."""
     streams: dict[str, list[str]] = {each.name: [] for each in participants}
     heard: dict[str, None] = {}
@@ -91,7 +93,7 @@ def derive(participants: Sequence[Participant], ends: Ends, partitions: int) -> 
         aborts_with=_names(ends.aborts_with),
     )
     streams[OUTSIDE] = [*heard, *sorted(saga.starts_with | saga.completes_with | saga.aborts_with)]
-    return Topology(NAMESPACE, partitions, _each_once(streams), {}, {SAGA: saga})
+    return Topology(NAMESPACE, PARTITIONS, _each_once(streams), {}, {SAGA: saga})
 
 
 def _each_once(streams: dict[str, list[str]]) -> dict[str, tuple[str, ...]]:

@@ -90,7 +90,7 @@ class Harness:
         ends: Ends | None = None, faults: Iterable[Fault] = (), options: WorkerOptions | None = None,
         workers: int = 1, seed: int = 0,
     ) -> None:  # fmt: skip
-        self.cast: Cast = cast(source, participants, ends or Ends(), 1)
+        self.cast: Cast = cast(source, participants, ends)
         self._faults = Faults()
         self._workers = workers
         self._options = options or WorkerOptions()

@@ -104,7 +104,7 @@ def failure_matrix(
     """
     import pytest
 
-    choreography = cast(source, participants, ends or Ends(), 1)
+    choreography = cast(source, participants, ends)
     return [pytest.param(case, id=case.name.replace(" ", "-")) for case in cases_of(choreography, source)]
 
 

@@ -11,7 +11,7 @@ from tempfile import TemporaryDirectory
 import pytest
 from shop_load import order, order_id, unbalanced
 
-from choreo.testing import Ends, Harness, explore, rehearse
+from choreo.testing import Harness, explore, rehearse
 from choreo.testing.casting import cast
 from choreo.testing.matrix import cases_of
 from choreo.testing.trials import Invariant, MakeHarness, Verdict
@@ -80,7 +80,7 @@ def test_the_shop_is_sound_under_every_single_fault(
 ) -> None:
     """Each case of the shop's matrix that an order which ships comes across."""
     monkeypatch.setenv(FOLDER_VARIABLE, str(empty_books))
-    shop = cast(ROOT / "streams.yaml", (), Ends(), 1)
+    shop = cast(ROOT / "streams.yaml")
     trials = [
         (case.name, trial)
         for case, trial in rehearse(books_are_right(empty_books), cases_of(shop, shop.topology))
