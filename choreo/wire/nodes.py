@@ -24,6 +24,7 @@ from choreo.wire.limits import MAX_NAME_CHARACTERS
 _LOADER: Any = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
 #: Deeper than any right file nests. Composing deep nesting recurses, in C without a guard.
 _MAX_DEPTH = 32
+_TOO_DEEP = f"this nests deeper than {_MAX_DEPTH} levels; nothing here needs that"
 _TAG = "tag:yaml.org,2002:"
 _CREDENTIALS = re.compile("//.*@", re.DOTALL)
 _KINDS = {
@@ -97,7 +98,7 @@ class Reader:
                 self.fault(line, "anchors (&) and aliases (*) are not allowed; write the value out")
             depth += isinstance(event, yaml.CollectionStartEvent) - isinstance(event, yaml.CollectionEndEvent)
             if depth > _MAX_DEPTH:
-                self.refuse(line, f"this nests deeper than {_MAX_DEPTH} levels; nothing here needs that")
+                self.refuse(line, _TOO_DEEP)
         self.stop_if_faulty()
 
     def mapping(self, node: yaml.Node, label: str, shape: str) -> dict[str, Entry]:
@@ -206,6 +207,8 @@ def suggest(word: str, known: Iterable[str]) -> str:
 
 def _syntax_fault(error: yaml.MarkedYAMLError, lines: int) -> tuple[int, str]:
     line = min(getattr(error.problem_mark, "line", 0) + 1, lines)
+    if error.problem == "exceeded maximum nesting depth":  # libyaml reads ahead, and has a limit of its own
+        return line, _TOO_DEEP
     context = error.context or ""
     if error.context_mark and error.context_mark.line + 1 < line:
         context += f" that begins in line {error.context_mark.line + 1}"
