@@ -12,6 +12,7 @@ import msgspec
 from choreo.broker.connection import Argument, Connection
 from choreo.wire.envelope import Reason
 from choreo.wire.keys import Keys
+from choreo.wire.limits import MAX_DELIVERIES
 
 #: About how many bytes a decision has without what its handler wrote.
 _HEAD = 300
@@ -26,6 +27,8 @@ class Verdict(StrEnum):
     """Look: it takes more than a look. Ask with :class:`Begin`."""
     DOUBT = "doubt"
     """Begin: the saga unwinds; do not run the step, but it may have run before."""
+    POISON = "poison"
+    """Begin: it has begun as often as it may, and nothing ever came of it. Do not run it."""
     WAITING = "waiting"
     """Begin: a join keeps the event until the others are there. Settled."""
     COMMITTED = "committed"
@@ -43,7 +46,7 @@ class Verdict(StrEnum):
 
 
 class Answer(msgspec.Struct, frozen=True, gc=False):
-    """A verdict and what comes with it: after ``RUN`` the saga's type and packed events."""
+    """A verdict and what comes with it: after ``RUN`` or ``POISON`` the saga's type and packed events."""
 
     verdict: Verdict
     rest: tuple[bytes, ...] = ()
@@ -151,7 +154,7 @@ class Decision(msgspec.Struct, frozen=True):
 
 
 class Look(Decision, frozen=True, gc=False):
-    """May this step run, if it is neither undoable nor a join? Answers run, or ask."""
+    """May this step run, if it has no undo, is no join, and was delivered once? Answers run, or ask."""
 
     kind: ClassVar[str] = "look"
 
@@ -165,7 +168,7 @@ class Look(Decision, frozen=True, gc=False):
 
 
 class Begin(Decision, frozen=True, gc=False):
-    """May this step run? Answers run, doubt, waiting, duplicate, late, stale or blocked."""
+    """May this step run? Answers run, doubt, poison, waiting, duplicate, late, stale or blocked."""
 
     kind: ClassVar[str] = "begin"
     ledger: str = ""
@@ -174,9 +177,11 @@ class Begin(Decision, frozen=True, gc=False):
     """For a join: its event types, in order."""
     part: bytes = b""
     """For a join: this event, packed."""
+    most: int = MAX_DELIVERIES
+    """How often it may begin and come to nothing."""
 
     def body(self, ring: _Keyring) -> list[Argument]:
-        return [self.ledger, _flag(self.undoable), len(self.joins), *self.joins, self.part]
+        return [self.ledger, _flag(self.undoable), len(self.joins), *self.joins, self.part, self.most]
 
     @property
     def weight(self) -> int:
@@ -291,13 +296,15 @@ class RetryUndo(Decision, frozen=True):
 
 
 class BeginUndo(Decision, frozen=True):
-    """May this undo run? Answers run (with the packed input and result), duplicate or closed."""
+    """May this undo run? Answers run or poison (with packed input and result), duplicate, closed or stale."""
 
     kind: ClassVar[str] = "begin_undo"
     undo: str
+    most: int = MAX_DELIVERIES
+    """How often it may begin and come to nothing."""
 
     def body(self, ring: _Keyring) -> list[Argument]:
-        return [self.undo]
+        return [self.undo, self.most]
 
 
 class Undone(Decision, frozen=True):

@@ -41,6 +41,8 @@ from choreo.wire.topology import Topology
 
 logger = logging.getLogger("choreo.runtime")
 
+_POISONOUS = f"begun {MAX_DELIVERIES} times without an outcome; it seems to kill the worker that handles it"
+
 
 @dataclass(slots=True)
 class Handling:
@@ -115,7 +117,7 @@ class Handling:
             await self._refuse(head, bench, [envelope], error)
             return
         answer = await self._begin(head, bench, envelope)
-        if answer.verdict not in (Verdict.RUN, Verdict.DOUBT):
+        if answer.verdict not in (Verdict.RUN, Verdict.DOUBT, Verdict.POISON):
             return
         head = msgspec.structs.replace(head, saga_type=answer.rest[0].decode(), began=self.clock())
         envelopes, events = [envelope], [event]
@@ -128,10 +130,9 @@ class Handling:
                 return
         if answer.verdict is Verdict.DOUBT:
             decision: Decision = self.draft.doubtful(head, bench, envelopes)
-        elif delivery.deliveries > MAX_DELIVERIES:
-            note = _poisonous(delivery)
-            logger.error("%s/%s, saga %r: %s", self.participant, head.step, head.saga_id, note)
-            decision = self.draft.dead(head, bench, envelopes, Reason.POISON, note)
+        elif answer.verdict is Verdict.POISON:
+            logger.error("%s/%s, saga %r: %s", self.participant, head.step, head.saga_id, _POISONOUS)
+            decision = self.draft.dead(head, bench, envelopes, Reason.POISON, _POISONOUS)
         else:
             decision = await self._run(head, bench, envelopes, events)
         await self.committer.decide(decision)
@@ -139,7 +140,7 @@ class Handling:
     async def _begin(self, head: Head, bench: Bench, envelope: Envelope) -> Answer:
         """May the step run? That costs but a look if beginning it leaves no trace anyway."""
         undoable = bench.step.compensation is not None
-        if not (undoable or bench.joins or head.attempt > 1):
+        if not (undoable or bench.joins or head.attempt > 1 or head.deliveries > 1):
             answer = await self.committer.decide(Look(head))
             if answer.verdict is not Verdict.ASK:
                 return answer
@@ -193,13 +194,13 @@ class Handling:
         head = self.draft.head(delivery, work.envelope, step, work.attempt)
         head = msgspec.structs.replace(head, event=event, type="", back=True)
         answer = await self.committer.decide(BeginUndo(head, name))
-        if answer.verdict is not Verdict.RUN:
+        if answer.verdict not in (Verdict.RUN, Verdict.POISON):
             return
         envelopes = unpack(answer.rest[1])
         saga_type, event_type = answer.rest[0].decode(), trigger_of(head, envelopes).type
         head = msgspec.structs.replace(head, saga_type=saga_type, type=event_type, began=self.clock())
-        if delivery.deliveries > MAX_DELIVERIES:
-            decision: Decision = self._stuck(head, name, envelopes, Reason.POISON, _poisonous(delivery))
+        if answer.verdict is Verdict.POISON:
+            decision: Decision = self._stuck(head, name, envelopes, Reason.POISON, _POISONOUS)
         else:
             decision = await self._run_undo(head, bench, name, envelopes, answer.rest[2])
         await self.committer.decide(decision)
@@ -248,11 +249,6 @@ class Handling:
         then = "it will be tried again" if again else "there will be no other"
         logger.log(level, "%s/%s, saga %r: attempt %d failed, %s: %s",
                    self.participant, name, head.saga_id, head.attempt, then, note)  # fmt: skip
-
-
-def _poisonous(delivery: Delivery) -> str:
-    times = delivery.deliveries - 1
-    return f"delivered {times} times without an outcome; it seems to kill the worker that handles it"
 
 
 def _reason_of(abort: Abort) -> str:

@@ -23,7 +23,7 @@ MAX_BATCH_BYTES = 1024 * 1024
 #: Characters that are kept of an error's message, and of its traceback (the end, where the cause stands).
 MAX_ERROR_CHARACTERS = 1_000
 MAX_TRACEBACK_CHARACTERS = 4_000
-#: How often an event may be delivered before it is held to kill its workers.
+#: How often a handler may begin with an event and come to nothing, before that is held to kill its workers.
 MAX_DELIVERIES = 5
 #: Leases for which an event loop may be blocked before what its worker holds is given to others.
 MAX_BLOCKED_LEASES = 6

@@ -28,7 +28,7 @@ KILLS = int(os.environ.get("CHOREO_TEST_KILLS", "1000"))
 #: Orders under way at once.
 IN_FLIGHT = 40
 #: Seconds. With a shorter one, on a busy machine, workers that live but get no processor lose their leases,
-#: too; what was delivered often enough for that reason is set aside as poison, though nothing died of it.
+#: too; a handler that began in time and was overtaken often enough is set aside as if its workers had died of it.
 LEASE = 2.0
 #: Seconds between two kills, at most.
 PAUSE = 0.12

@@ -98,6 +98,8 @@ class Books:
             assert not any(each.startswith("plan:") for each in self.timers), "a planned event is void"
         for turn in self.fields("a:"):
             assert turn in to_come or self.letters.get(turn) == "open", f"no attempt of {turn} will come"
+        for turn in self.fields("b:"):
+            assert turn in self.coming, f"nobody runs {turn} any more"
 
     def _check_state(self, rows: dict[str, Any], left: set[str]) -> None:
         match self.state:

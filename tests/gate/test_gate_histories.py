@@ -46,6 +46,7 @@ from choreo.wire.letters import attempt_of
 #: Everything that is parked is due by then.
 LATER = NOW + 10_000_000
 DUE = NOW + 1000
+TO_BE_DECIDED = (Verdict.RUN, Verdict.DOUBT, Verdict.POISON)
 TOO_LATE = (Verdict.STALE, Verdict.DUPLICATE, Verdict.CLOSED)
 
 
@@ -161,24 +162,28 @@ class History:
 
     async def _move(self, held: Held) -> None:
         if held.begun is None and not held.work.planned:
+            most = 1 + self.draw(3)
             begin = (
-                BeginUndo(held.head, "undo") if held.is_undo
-                else Begin(held.head, ledger=held.work.envelope.ledger, undoable=held.step.undoable)
+                BeginUndo(held.head, "undo", most) if held.is_undo
+                else Begin(held.head, ledger=held.work.envelope.ledger, undoable=held.step.undoable, most=most)
             )  # fmt: skip
-            held.begun = await held.worker.verdict(begin)
-            assert held.begun is not Verdict.BLOCKED
-            if held.begun not in (Verdict.RUN, Verdict.DOUBT):
+            held.begun = await self._decide(held, begin)
+            if held.begun not in TO_BE_DECIDED:
                 self.held.remove(held)
             return
         self.held.remove(held)
-        decision = self._decision(held)
+        await self._decide(held, self._decision(held))
+        self.idle.clear()
+
+    async def _decide(self, held: Held, decision: Decision) -> Verdict:
+        """Send a decision; now and then twice, for the reply was lost."""
         verdict = await held.worker.verdict(decision)
         assert verdict is not Verdict.BLOCKED
-        self.idle.clear()
-        if not self.draw(8):  # the reply was lost
+        if not self.draw(8):
             before = await self.books()
             await held.worker.verdict(decision)
             assert await self.books() == before
+        return verdict
 
     async def _crash(self, held: Held) -> None:
         """Another worker takes over a delivery; whoever had it may wake up yet."""
@@ -222,6 +227,8 @@ class History:
         step, head, ledger = held.step, held.head, held.work.envelope.ledger
         if held.begun is Verdict.DOUBT:
             return Done(head, ledger=ledger, keep=True, input=b"input")
+        if held.begun is Verdict.POISON:
+            return Failed(head, "dead", "boom", self._letter(held, Reason.POISON), ledger=ledger, keep=step.undoable)
         if self._fails():
             match self.draw(5):
                 case 0:
@@ -257,6 +264,8 @@ class History:
 
     def _undo_decision(self, held: Held) -> Decision:
         head, step = held.head, held.step
+        if held.begun is Verdict.POISON:
+            return Stuck(head, "undo", "boom", "", self._letter(held, Reason.POISON, "undo"))
         if self._fails():
             if self.draw(2):
                 return Stuck(head, "undo", "boom", "", self._letter(held, Reason.UNDO_FAILED, "undo"))

@@ -1,4 +1,4 @@
-"""Deliveries that kill their workers: after so many of them they become dead letters, and others go on."""
+"""Deliveries that kill their workers: when they have begun so often they become dead letters, and others go on."""
 
 from __future__ import annotations
 
@@ -27,6 +27,7 @@ from retry_kit import (
 )
 
 from choreo import Choreography, Context, Participant
+from choreo.broker.clock import Clock, wall_clock
 from choreo.tracker.follower import Tracker
 from choreo.wire.limits import MAX_DELIVERIES
 
@@ -37,27 +38,49 @@ ROOT = HERE.parents[1]
 
 
 async def deliver(stage: Stage, key: str, times: int) -> None:
-    """Have the first entry of a stream delivered so often to workers of `payments` that died."""
+    """Have the first entry of a stream delivered so often to workers of `payments` that died before they began."""
     await stage.broker.groups.ensure([key], "payments")
     await stage.call("XREADGROUP", "GROUP", "payments", "dead", "COUNT", 1, "STREAMS", key, ">")
     ((entry, *_),) = await stage.call("XPENDING", key, "payments", "-", "+", 10)
     for _ in range(times - 1):
         await stage.call("XCLAIM", key, "payments", "dead", 0, entry)
-    # As old as what a worker left behind that has been dead for long.
-    await stage.call("XCLAIM", key, "payments", "dead", 0, entry, "IDLE", 1_000_000_000, "JUSTID")
+    await age(stage, key)
 
 
-def shop(runs: list[str]) -> Participant:
+async def age(stage: Stage, key: str) -> None:
+    """Make what is pending as old as what a worker left behind that has been dead for long."""
+    for entry, *_ in await stage.call("XPENDING", key, "payments", "-", "+", 10):
+        await stage.call("XCLAIM", key, "payments", "dead", 0, entry, "IDLE", 1_000_000_000, "JUSTID")
+
+
+async def kill_workers(
+    stage: Stage, victim: Participant, runs: list[str], key: str, times: int, clock: Clock = wall_clock
+) -> None:
+    """Have so many workers die in a handler that never ends, and leaves a line in ``runs`` when it begins."""
+    for _ in range(times):
+        known = len(runs)
+        async with stage.running(stage.worker(victim, clock)):
+            await until(lambda known=known: len(runs) > known, "the handler to begin")
+        await age(stage, key)
+
+
+def shop(runs: list[str], *, deadly: str = "", deaths: int = MAX_DELIVERIES) -> Participant:
+    """Payments, of which one handler ends no run before the last deaths."""
     payments = Participant("payments")
+
+    async def run(name: str, line: str) -> None:
+        runs.append(line)
+        if name == deadly and runs.count(line) <= deaths:
+            await anyio.sleep_forever()
 
     @payments.on(Placed)
     async def charge(placed: Placed, ctx: Context) -> Paid:
-        runs.append(f"charge {ctx.saga_id}")
+        await run("charge", f"charge {ctx.saga_id}")
         return Paid()
 
     @charge.undo
     async def refund(placed: Placed, paid: Paid | None, ctx: Context) -> None:
-        runs.append(f"refund {ctx.saga_id} {paid}")
+        await run("refund", f"refund {ctx.saga_id} {paid}")
 
     return payments
 
@@ -65,72 +88,96 @@ def shop(runs: list[str]) -> Participant:
 async def test_once_too_often(stage: Stage) -> None:
     """It is not run any more: a dead letter, and its saga unwinds, the step itself included."""
     runs: list[str] = []
+    payments = shop(runs, deadly="charge")
     choreo = Choreography(stage.topology, stage.broker)
     await choreo.start(Placed(), saga_id="s1")
-    await deliver(stage, stage.topology.keys.stream(0, "orders"), MAX_DELIVERIES)
-    async with stage.playing(shop(runs)) as choreo:
+    await kill_workers(stage, payments, runs, stage.topology.keys.stream(0, "orders"), MAX_DELIVERIES)
+    async with stage.playing(payments) as choreo:
         view = await choreo.wait("s1", timeout=20)
-    assert runs == ["refund s1 None"]
+    assert runs == ["charge s1"] * MAX_DELIVERIES + ["refund s1 None"]
     assert (view.status, view.dead_letters, view.undone) == ("compensated", 1, {"payments/charge": 1})
     (letter,) = await stage.letters()
     assert (letter["reason"], letter["subject"], letter["step"]) == ("poison", "s1", "charge")
-    assert f"delivered {MAX_DELIVERIES} times" in letter["error"]
+    assert f"begun {MAX_DELIVERIES} times" in letter["error"]
     assert view.reason == f"payments/charge: {letter['error']}"
     assert await stage.pending() == []
 
 
-async def test_the_last_delivery_is_still_run(stage: Stage) -> None:
-    """A step may run as often as it is delivered, the last time included."""
+async def test_the_last_run_may_succeed(stage: Stage) -> None:
+    """A step may run as often as is allowed, the last time included. Then nothing is left of the count."""
     runs: list[str] = []
+    payments = shop(runs, deadly="charge", deaths=MAX_DELIVERIES - 1)
     choreo = Choreography(stage.topology, stage.broker)
     await choreo.start(Placed(), saga_id="s1")
-    await deliver(stage, stage.topology.keys.stream(0, "orders"), MAX_DELIVERIES - 1)
-    async with stage.playing(shop(runs)):
+    await kill_workers(stage, payments, runs, stage.topology.keys.stream(0, "orders"), MAX_DELIVERIES - 1)
+    async with stage.playing(payments):
         await until(lambda: _published(stage, "Paid"), "the event")
-    assert runs == ["charge s1"]
+    assert runs == ["charge s1"] * MAX_DELIVERIES
     assert await stage.letters() == []
+    work = await stage.call("HKEYS", stage.topology.keys.work(0, "s1"))
+    assert [field for field in work if field.startswith(b"b:")] == []
 
 
 async def _published(stage: Stage, event_type: str) -> bool:
     return bool(await stage.emitted(event_type))
 
 
-async def test_an_undo_that_is_delivered_once_too_often(stage: Stage) -> None:
+async def test_deliveries_that_did_not_begin(stage: Stage) -> None:
+    """An event that workers only lost to each other, step or undo, is innocent however often it was delivered."""
+    runs: list[str] = []
+    choreo = Choreography(stage.topology, stage.broker)
+    await choreo.start(Placed(), saga_id="s1")
+    await deliver(stage, stage.topology.keys.stream(0, "orders"), 4 * MAX_DELIVERIES)
+    async with stage.playing(shop(runs)):
+        await until(lambda: _published(stage, "Paid"), "the event")
+    await choreo.compensate("s1")
+    await deliver(stage, stage.topology.keys.inbox(0, "payments"), 4 * MAX_DELIVERIES)
+    async with stage.playing(shop(runs)) as choreo:
+        view = await choreo.wait("s1", timeout=20)
+    assert runs == ["charge s1", f"refund s1 {Paid()}"]
+    assert (view.status, view.dead_letters) == ("compensated", 0)
+
+
+async def test_an_undo_that_begins_once_too_often(stage: Stage) -> None:
     """It is stuck, and the saga has failed."""
     runs: list[str] = []
-    async with stage.playing(shop(runs)) as choreo:
+    payments = shop(runs, deadly="refund")
+    async with stage.playing(payments) as choreo:
         await choreo.start(Placed(), saga_id="s1")
         await until(lambda: _published(stage, "Paid"), "the event")
     await choreo.compensate("s1")
-    await deliver(stage, stage.topology.keys.inbox(0, "payments"), MAX_DELIVERIES)
-    async with stage.playing(shop(runs)) as choreo:
+    await kill_workers(stage, payments, runs, stage.topology.keys.inbox(0, "payments"), MAX_DELIVERIES)
+    async with stage.playing(payments) as choreo:
         view = await choreo.wait("s1", timeout=20)
-    assert runs == ["charge s1"]
+    assert runs == ["charge s1", *[f"refund s1 {Paid()}"] * MAX_DELIVERIES]
     assert (view.status, view.dead_letters) == ("failed", 1)
     assert await stage.reasons() == [("s1", "poison")]
 
 
 async def test_a_step_and_then_its_undo(fake_stage: Stage) -> None:
-    """Each has a letter of its own, so that the undo can be replayed."""
-    stage, payments, asked = fake_stage, Participant("payments"), anyio.Event()
+    """Each is counted apart, and has a letter of its own, so that the undo can be replayed."""
+    stage, payments = fake_stage, Participant("payments")
+    runs: list[str] = []
 
     @payments.on(Placed)
     async def charge(placed: Placed) -> Paid:
-        raise AssertionError("it has been delivered too often")
+        runs.append("charge")
+        await anyio.sleep_forever()
+        return Paid()
 
     @charge.undo
     async def refund(placed: Placed) -> None:
-        asked.set()
+        runs.append("refund")
         await anyio.sleep_forever()
 
+    keys = stage.topology.keys
     choreo = Choreography(stage.topology, stage.broker)
     await choreo.start(Placed(), saga_id="s1")
-    await deliver(stage, stage.topology.keys.stream(0, "orders"), MAX_DELIVERIES)
-    async with stage.playing(payments):
-        await asked.wait()
-    await deliver(stage, stage.topology.keys.inbox(0, "payments"), MAX_DELIVERIES)
+    await kill_workers(stage, payments, runs, keys.stream(0, "orders"), MAX_DELIVERIES)
+    await kill_workers(stage, payments, runs, keys.inbox(0, "payments"), MAX_DELIVERIES)
     async with stage.playing(payments) as choreo:
         assert (await choreo.wait("s1", timeout=20)).status == "failed"
+    assert runs == ["charge"] * MAX_DELIVERIES + ["refund"] * MAX_DELIVERIES
     letters = [(each["reason"], each["step"], each.get("undo", "")) for each in await stage.letters()]
     assert letters == [("poison", "charge", ""), ("poison", "charge", "refund")]
 
@@ -153,32 +200,39 @@ async def test_attempts_are_no_deliveries(fake_stage: Stage) -> None:
     assert runs == list(range(1, MAX_DELIVERIES + 2))
 
 
-async def test_a_retry_that_is_delivered_once_too_often(stage: Stage) -> None:
-    """A later attempt that kills its workers is poison as well."""
-    runs: list[int] = []
+async def test_a_retry_that_begins_once_too_often(stage: Stage) -> None:
+    """A later attempt that kills its workers is poison as well: of each attempt, the runs are counted anew."""
+    runs: list[str] = []
     clock = HandClock()
     payments = Participant("payments")
 
     @payments.on(Placed, retry=NEVER)
     async def charge(placed: Placed, ctx: Context) -> Paid:
-        runs.append(ctx.attempt)
-        raise OSError("no line")
+        runs.append(f"attempt {ctx.attempt}")
+        if len(runs) == MAX_DELIVERIES:
+            raise OSError("no line")
+        await anyio.sleep_forever()
+        return Paid()
 
+    keys = stage.topology.keys
+    choreo = Choreography(stage.topology, stage.broker)
+    await choreo.start(Placed(), saga_id="s1")
+    await kill_workers(stage, payments, runs, keys.stream(0, "orders"), MAX_DELIVERIES - 1, clock)
     async with stage.playing(payments, clock=clock) as choreo:
-        await choreo.start(Placed(), saga_id="s1")
         await until(stage.due, "the retry to be parked")
     clock.advance(3600)
     await stage.move_due(clock())
-    await deliver(stage, stage.topology.keys.inbox(0, "payments"), MAX_DELIVERIES)
+    await kill_workers(stage, payments, runs, keys.inbox(0, "payments"), MAX_DELIVERIES, clock)
     async with stage.playing(payments, clock=clock) as choreo:
         view = await choreo.wait("s1", timeout=20)
-    assert runs == [1]
+    assert runs == ["attempt 1"] * MAX_DELIVERIES + ["attempt 2"] * MAX_DELIVERIES
     assert (view.status, view.retries) == ("compensated", 1)
     assert await stage.reasons() == [("s1", "poison")]
 
 
-async def test_a_join_that_is_delivered_once_too_often(stage: Stage) -> None:
+async def test_a_join_that_begins_once_too_often(stage: Stage) -> None:
     """The event that completes it is poison; its undo gets both events."""
+    runs: list[str] = []
     undone: list[tuple[int, Reserved]] = []
     orders, shipping = Participant("orders"), Participant("payments")
 
@@ -188,7 +242,9 @@ async def test_a_join_that_is_delivered_once_too_often(stage: Stage) -> None:
 
     @shipping.on_all(Paid, Reserved)
     async def send(paid: Paid, reserved: Reserved) -> Shipped:
-        raise AssertionError("it kills its worker")
+        runs.append("send")
+        await anyio.sleep_forever()
+        return Shipped()
 
     @send.undo
     async def recall(paid: Paid, reserved: Reserved) -> None:
@@ -199,10 +255,11 @@ async def test_a_join_that_is_delivered_once_too_often(stage: Stage) -> None:
         await until(lambda: stage.journal("waiting"), "the join to wait")
     stock = stage.topology.keys.stream(0, "stock")
     await stage.call("XADD", stock, "*", "id", "r1", "type", "Reserved", "subject", "s1", "data", "{}")
-    await deliver(stage, stock, MAX_DELIVERIES)
+    await kill_workers(stage, shipping, runs, stock, MAX_DELIVERIES)
     async with stage.playing(shipping) as choreo:
         view = await choreo.wait("s1", timeout=20)
     assert view.status == "compensated"
+    assert runs == ["send"] * MAX_DELIVERIES
     assert undone == [(42, Reserved())]
     assert await stage.reasons() == [("s1", "poison")]
 

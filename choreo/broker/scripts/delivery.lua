@@ -96,7 +96,30 @@ local function outrun(d, noted)
   return { token == d.token and 'committed' or 'duplicate' }
 end
 
+-- Whether a handler may begin: run, stale, or poison if it has begun so often and nothing came of it.
+-- A first delivery leaves no trace, and counts as one that has begun. Each later one that begins is noted by
+-- its token: if it asks again, because the answer was lost, it counts once.
+local function count_run(d, saga)
+  if d.deliveries == 1 then return 'run' end
+  if not ours(d) then return 'stale' end
+  local begun = 1
+  for token in string.gmatch(d.runs or '', '%S+') do
+    if token == d.token then return 'run' end
+    begun = begun + 1
+  end
+  if begun >= d.most then return 'poison' end
+  saga.blobs[#saga.blobs + 1] = 'b:' .. d.turn
+  saga.blobs[#saga.blobs + 1] = (d.runs and d.runs .. ' ' or '') .. d.token
+  return 'run'
+end
+
+-- Something came of it, after all.
+local function forget_runs(d, saga)
+  if d.runs then saga.drops[#saga.drops + 1] = 'b:' .. d.turn end
+end
+
 local function finish(d, saga, letter, answer)
+  forget_runs(d, saga)
   if d.noted then saga.drops[#saga.drops + 1] = 'a:' .. d.turn end
   local obstacle = blocked(saga, keys)
   if obstacle then return { 'blocked', obstacle } end

@@ -11,6 +11,7 @@
 --   ask        look: it takes more than a look; ask again with begin
 --   doubt      begin: the saga unwinds, and this step may have run before
 --   waiting    begin: a join keeps this event until the others are there
+--   poison     begin: it has begun often enough, and nothing ever came of it
 --   duplicate  another attempt has committed this already
 --   stale      the delivery belongs to another consumer, or to nobody
 --   late       the saga unwinds: events withheld (or the step not run), effects to be undone
@@ -21,6 +22,7 @@
 
 local function read_begin(d)
   d.parents, d.undoable, d.wants, d.part = take(), take() ~= '', take_list(1), take()
+  d.most = tonumber(take())
 end
 
 -- What a step leaves in the ledger: its causes, and whether it has anything to undo.
@@ -80,6 +82,11 @@ local function read_undo(d)
   d.turn = 'undo:' .. d.line
 end
 
+local function read_begin_undo(d)
+  read_undo(d)
+  d.most = tonumber(take())
+end
+
 local function read_retry_undo(d)
   read_undo(d)
   read_timer(d)
@@ -94,6 +101,20 @@ local function read_stuck(d)
   read_undo(d)
   d.note, d.detail = take(), take()
   read_letter(d)
+end
+
+---- beginning -----------------------------------------------------------------------------------
+
+-- The answer to who wants to begin, and with it what the handler needs.
+local function let_begin(d, saga, needs)
+  local verdict = count_run(d, saga)
+  if verdict == 'stale' then return { 'stale' } end
+  if #saga.blobs > 0 or next(saga.dirty) then
+    local obstacle = blocked(saga, keys)
+    if obstacle then return { 'blocked', obstacle } end
+    apply(saga, keys, now)
+  end
+  return { verdict, saga.type, unpack(needs) }
 end
 
 ---- steps ---------------------------------------------------------------------------------------
@@ -122,12 +143,7 @@ local function begin(d, saga)
   end
   local enters = d.undoable and not row and saga.state == 'running' and not d.back
   if enters then enter(saga, d.line, 'S', d.parents) end
-  if enters or d.fires then
-    local obstacle = blocked(saga, keys)
-    if obstacle then return { 'blocked', obstacle } end
-    apply(saga, keys, now)
-  end
-  return { 'run', saga.type, unpack(d.parts or {}) }
+  return let_begin(d, saga, d.parts or {})
 end
 
 -- Note in the ledger that a step took effect, or may have. Nothing is undone any more in a saga that an
@@ -202,6 +218,7 @@ end
 local function hold(d, saga, kind, about)
   saga.blobs[#saga.blobs + 1] = 'a:' .. d.turn
   saga.blobs[#saga.blobs + 1] = d.attempt .. ' ' .. d.token
+  forget_runs(d, saga)
   about.note, about.detail, about.attempt = d.note, d.detail, d.attempt
   fact(d, saga, kind, about)
   local obstacle = blocked(saga, keys)
@@ -268,7 +285,7 @@ end
 
 local function begin_undo(d, saga)
   local packed = redis.call('HMGET', d.work, 'i:' .. d.line, 'r:' .. d.line)
-  return { 'run', saga.type, packed[1] or '', packed[2] or '' }
+  return let_begin(d, saga, { packed[1] or '', packed[2] or '' })
 end
 
 local function retry_undo(d, saga)
@@ -301,7 +318,7 @@ local decisions = {
   failed = { read = read_failed, decide = failed, fenced = true },
   retry = { read = read_retry, decide = retry, again = true, fenced = true },
   publish = { read = read_publish, decide = publish, fenced = true },
-  begin_undo = { read = read_undo, decide = begin_undo, again = true, undo = true },
+  begin_undo = { read = read_begin_undo, decide = begin_undo, again = true, undo = true },
   undone = { read = read_undone, decide = undone, fenced = true, undo = true },
   stuck = { read = read_stuck, decide = stuck, fenced = true, undo = true },
   retry_undo = { read = read_retry_undo, decide = retry_undo, again = true, fenced = true, undo = true },
@@ -314,9 +331,9 @@ local function answer(decision)
   if not known then return { 'blocked', d.record } end
   local settled = decided(d, known[4])
   if settled then return settled end
-  local noted = fetch(d.work, 'a:' .. d.turn, 'e:' .. d.line)
+  local noted = fetch(d.work, 'a:' .. d.turn, 'e:' .. d.line, 'b:' .. d.turn)
   if not noted then return { 'blocked', d.work } end
-  d.noted = noted[1]
+  d.noted, d.runs = noted[1], noted[3]
   settled = decision.again and outrun(d, d.noted)
   if settled then return settled end
   local saga = open_saga(d.record, d.work, d.subject, d.sagatype, known)

@@ -57,6 +57,6 @@ local function gather(d, saga)
     saga.drops[#saga.drops + 1] = part_field('j:', d, wanted)
     saga.drops[#saga.drops + 1] = part_field('k:', d, wanted)
   end
-  d.parts, d.parents, d.fires = parts, table.concat(merge(ledgers), ' '), true
+  d.parts, d.parents = parts, table.concat(merge(ledgers), ' ')
   return nil
 end

@@ -11,7 +11,8 @@
 --   d:<p>:<event> done mark of a step        j:<p>/<s>:<type>, k:...    a join's part and its ledger
 --   u:<entry>     done mark of an undo       x:<entry>:<type>           parts of a join that fired
 --   l:<letter>    entry of a dead letter     a:<entry>, a:undo:<entry>  last attempt that failed
---   o:<token>     an order carried out       t:<p>/<step>:<event>       an event that is planned
+--   o:<token>     an order carried out       b:<entry>, b:undo:<entry>  tokens of runs that began
+--                                            t:<p>/<step>:<event>       an event that is planned
 --
 -- An entry is <participant>/<step>:<event id>. Status: S started, D done, U undo asked for, F failed; and
 -- B for a step of the way back that failed and runs again on an operator's word.
@@ -302,11 +303,12 @@ local function write_ledger(saga)
   drop_fields(saga, drops)
 end
 
--- A completed saga is never undone: its ledger goes, and what it planned. What joins still wait with stays.
+-- A completed saga is never undone: its ledger goes, and what it planned. What joins still wait with stays,
+-- and what is known of steps that have no outcome yet.
 local function forget_ledger(saga)
   local drops = {}
   for _, field in ipairs(redis.call('HKEYS', saga.work)) do
-    if not string.find(field, '^[ajkx]:') then drops[#drops + 1] = field end
+    if not string.find(field, '^[abjkx]:') then drops[#drops + 1] = field end
     void(saga, field)
   end
   drop_fields(saga, drops)
