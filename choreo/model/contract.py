@@ -181,6 +181,8 @@ def check_outcome(function: Handler, outcome: Outcome, returned: Any) -> tuple[E
     Raises:
         ContractError: if the annotation does not allow what was returned.
     """
+    if outcome.single and type(returned) in outcome.types:
+        return (returned,)
     events = as_events(returned)
     if events is None:
         kind = type(returned).__name__

@@ -6,9 +6,10 @@ Whatever happens to a delivery is decided by the gate. This module only finds ou
 from __future__ import annotations
 
 import logging
-from collections.abc import Sequence
+from collections.abc import Callable, Coroutine, Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from functools import partial
+from typing import Any, NamedTuple
 
 import msgspec
 
@@ -29,9 +30,9 @@ from choreo.broker.groups import Delivery
 from choreo.errors import Abort, UnroutableEvent
 from choreo.model.context import Context
 from choreo.model.event import Event
-from choreo.runtime.committer import Committer
 from choreo.runtime.drafts import Drafts, trigger_of
 from choreo.runtime.handlers import Bench, describe, text_of
+from choreo.runtime.lives import ask
 from choreo.runtime.parked import NoWork, Work
 from choreo.wire.envelope import Envelope, Malformed, Reason, parse
 from choreo.wire.facts import Place, judge
@@ -44,6 +45,19 @@ logger = logging.getLogger("choreo.runtime")
 _POISONOUS = f"begun {MAX_DELIVERIES} times without an outcome; it seems to kill the worker that handles it"
 
 
+class Opening(NamedTuple):
+    """How the life of a delivery begins, if a handler is to run."""
+
+    question: Decision
+    """May it?"""
+    outcome: Callable[[Answer], Coroutine[Any, Any, Decision]]
+    """Given an answer that lets the life go on: runs the handler, and returns what came of it."""
+
+
+#: Answers with which a life goes on. With all others the delivery is settled.
+_GOES_ON = frozenset({Verdict.RUN, Verdict.DOUBT, Verdict.POISON})
+
+
 @dataclass(slots=True)
 class Handling:
     """How one worker handles deliveries of its participant."""
@@ -52,7 +66,6 @@ class Handling:
     topology: Topology
     benches: dict[str, Bench]
     """Event type -> the step that reacts to it."""
-    committer: Committer
     clock: Clock
     resources: Any = None
     draft: Drafts = field(init=False)
@@ -90,35 +103,67 @@ class Handling:
             return None
         return work
 
+    # -- a life ------------------------------------------------------------------------------------
+
     async def handle(self, delivery: Delivery, work: Work) -> None:
         """Do what is to be done."""
+        opening = self.open(delivery, work)
+        if isinstance(opening, Decision):
+            await ask(opening)
+            return
+        answer = await ask(opening.question)
+        if answer.verdict is Verdict.ASK:
+            answer = await ask(Begin(opening.question.head, ledger=work.envelope.ledger))
+        if answer.verdict in _GOES_ON:
+            await ask(await opening.outcome(answer))
+
+    def open(self, delivery: Delivery, work: Work) -> Opening | Decision:
+        """What to ask the gate first, and what to do then; or at once what becomes of the delivery."""
         if work.undo:
-            await self._undo(delivery, work)
-        elif work.planned:
-            await self._publish(delivery, work)
-        else:
-            await self._step(delivery, work)
+            return self._open_undo(delivery, work)
+        if work.planned:
+            return self._publish(delivery, work)
+        return self._open_step(delivery, work)
+
+    def is_quick(self, delivery: Delivery, work: Work) -> bool:
+        """Whether this is the first attempt of a handler that never waits."""
+        if delivery.deliveries > 1 or work.attempt > 1 or work.planned:
+            return False
+        if work.undo:
+            bench = self._steps.get(_step_of(work.undo))
+            return bench is not None and bench.undo_at_once
+        bench = self.benches.get(work.envelope.type)
+        return bench is not None and bench.at_once
 
     # -- forward -----------------------------------------------------------------------------------
 
-    async def _step(self, delivery: Delivery, work: Work) -> None:
+    def _open_step(self, delivery: Delivery, work: Work) -> Opening | Decision:
         envelope = work.envelope
         bench = self.benches.get(envelope.type)
         if bench is None:
             note = f"participant {self.participant} has no step {work.step} for {envelope.type} any more"
             logger.error("saga %r: %s", envelope.subject, note)
             head = self.draft.head(delivery, envelope, work.step, work.attempt)
-            await self.committer.decide(self.draft.orphaned(head, envelope, note))
-            return
+            return self.draft.orphaned(head, envelope, note)
         head = self.draft.head(delivery, envelope, bench.step.name, work.attempt)
         try:
             event = bench.decode(envelope)
         except msgspec.DecodeError as error:
-            await self._refuse(head, bench, [envelope], error)
-            return
-        answer = await self._begin(head, bench, envelope)
-        if answer.verdict not in (Verdict.RUN, Verdict.DOUBT, Verdict.POISON):
-            return
+            return self._refuse(head, bench, [envelope], error)
+        question = self._question(head, bench, envelope)
+        return Opening(question, partial(self._step, head, bench, envelope, event))
+
+    def _question(self, head: Head, bench: Bench, envelope: Envelope) -> Decision:
+        """May the step run? That costs but a look if beginning it leaves no trace anyway."""
+        undoable = bench.step.compensation is not None
+        if not (undoable or bench.joins or head.attempt > 1 or head.deliveries > 1):
+            return Look(head)
+        part = envelope.pack() if bench.joins else b""
+        return Begin(head, ledger=envelope.ledger, undoable=undoable, joins=bench.joins, part=part)
+
+    async def _step(
+        self, head: Head, bench: Bench, envelope: Envelope, event: Event, answer: Answer
+    ) -> Decision:
         head = msgspec.structs.replace(head, saga_type=answer.rest[0].decode(), began=self.clock())
         envelopes, events = [envelope], [event]
         if bench.joins and len(answer.rest) > 1:
@@ -126,28 +171,13 @@ class Handling:
             try:
                 events = [bench.decode(each) for each in envelopes]
             except msgspec.DecodeError as error:
-                await self._refuse(head, bench, envelopes, error)
-                return
+                return self._refuse(head, bench, envelopes, error)
         if answer.verdict is Verdict.DOUBT:
-            decision: Decision = self.draft.doubtful(head, bench, envelopes)
-        elif answer.verdict is Verdict.POISON:
+            return self.draft.doubtful(head, bench, envelopes)
+        if answer.verdict is Verdict.POISON:
             logger.error("%s/%s, saga %r: %s", self.participant, head.step, head.saga_id, _POISONOUS)
-            decision = self.draft.dead(head, bench, envelopes, Reason.POISON, _POISONOUS)
-        else:
-            decision = await self._run(head, bench, envelopes, events)
-        await self.committer.decide(decision)
-
-    async def _begin(self, head: Head, bench: Bench, envelope: Envelope) -> Answer:
-        """May the step run? That costs but a look if beginning it leaves no trace anyway."""
-        undoable = bench.step.compensation is not None
-        if not (undoable or bench.joins or head.attempt > 1 or head.deliveries > 1):
-            answer = await self.committer.decide(Look(head))
-            if answer.verdict is not Verdict.ASK:
-                return answer
-        part = envelope.pack() if bench.joins else b""
-        return await self.committer.decide(
-            Begin(head, ledger=envelope.ledger, undoable=undoable, joins=bench.joins, part=part)
-        )
+            return self.draft.dead(head, bench, envelopes, Reason.POISON, _POISONOUS)
+        return await self._run(head, bench, envelopes, events)
 
     async def _run(
         self, head: Head, bench: Bench, envelopes: Sequence[Envelope], events: Sequence[Event]
@@ -165,45 +195,42 @@ class Handling:
             self._log_failure(head, head.step, note, again=retry is not None)
             return retry or self.draft.dead(head, bench, envelopes, Reason.STEP_FAILED, note, detail)
 
-    async def _refuse(
+    def _refuse(
         self, head: Head, bench: Bench, envelopes: Sequence[Envelope], error: msgspec.DecodeError
-    ) -> None:
+    ) -> Decision:
         """Data that is JSON, but not of the event as this participant knows it: at once a dead letter."""
         note = f"{Reason.DATA_MISFIT}: {text_of(error)}"
         logger.error("%s/%s cannot decode %s: %s", self.participant, head.step, head.type, error)
-        await self.committer.decide(self.draft.dead(head, bench, envelopes, Reason.DATA_MISFIT, note))
+        return self.draft.dead(head, bench, envelopes, Reason.DATA_MISFIT, note)
 
-    async def _publish(self, delivery: Delivery, work: Work) -> None:
+    def _publish(self, delivery: Delivery, work: Work) -> Decision:
         """Publish an event that was planned."""
         head = self.draft.head(delivery, work.envelope, work.step, work.attempt)
         head = msgspec.structs.replace(head, began=work.envelope.began)
         try:
-            decision: Decision = self.draft.publish(head, work.envelope)
+            return self.draft.publish(head, work.envelope)
         except UnroutableEvent as error:
             logger.error("saga %r: %s", head.saga_id, error)
-            decision = self.draft.orphaned(head, work.envelope, str(error))
-        await self.committer.decide(decision)
+            return self.draft.orphaned(head, work.envelope, str(error))
 
     # -- back --------------------------------------------------------------------------------------
 
-    async def _undo(self, delivery: Delivery, work: Work) -> None:
-        step, _, event = work.undo.partition("/")[2].partition(":")
+    def _open_undo(self, delivery: Delivery, work: Work) -> Opening:
+        step, event = _step_of(work.undo), work.undo.partition("/")[2].partition(":")[2]
         bench = self._steps.get(step)
         undo = bench.step.compensation if bench else None
         name = undo.name if undo else "undo"
         head = self.draft.head(delivery, work.envelope, step, work.attempt)
         head = msgspec.structs.replace(head, event=event, type="", back=True)
-        answer = await self.committer.decide(BeginUndo(head, name))
-        if answer.verdict not in (Verdict.RUN, Verdict.POISON):
-            return
+        return Opening(BeginUndo(head, name), partial(self._undo, head, bench, name))
+
+    async def _undo(self, head: Head, bench: Bench | None, name: str, answer: Answer) -> Decision:
         envelopes = unpack(answer.rest[1])
         saga_type, event_type = answer.rest[0].decode(), trigger_of(head, envelopes).type
         head = msgspec.structs.replace(head, saga_type=saga_type, type=event_type, began=self.clock())
         if answer.verdict is Verdict.POISON:
-            decision: Decision = self._stuck(head, name, envelopes, Reason.POISON, _POISONOUS)
-        else:
-            decision = await self._run_undo(head, bench, name, envelopes, answer.rest[2])
-        await self.committer.decide(decision)
+            return self._stuck(head, name, envelopes, Reason.POISON, _POISONOUS)
+        return await self._run_undo(head, bench, name, envelopes, answer.rest[2])
 
     async def _run_undo(
         self, head: Head, bench: Bench | None, name: str, envelopes: Sequence[Envelope], result: bytes
@@ -249,6 +276,11 @@ class Handling:
         then = "it will be tried again" if again else "there will be no other"
         logger.log(level, "%s/%s, saga %r: attempt %d failed, %s: %s",
                    self.participant, name, head.saga_id, head.attempt, then, note)  # fmt: skip
+
+
+def _step_of(entry: str) -> str:
+    """The name of the step of a ledger entry."""
+    return entry.partition("/")[2].partition(":")[0]
 
 
 def _reason_of(abort: Abort) -> str:

@@ -204,4 +204,6 @@ def trigger_of(head: Head, envelopes: Sequence[Envelope]) -> Envelope:
 
 def ledger_of(envelopes: Sequence[Envelope]) -> str:
     """The ledger entries behind several events, each once, in a stable order."""
+    if len(envelopes) == 1:
+        return envelopes[0].ledger
     return " ".join(dict.fromkeys(entry for each in envelopes for entry in each.ledger.split()))

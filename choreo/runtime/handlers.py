@@ -6,6 +6,7 @@ import asyncio
 import math
 import traceback
 from collections.abc import Awaitable, Callable, Iterator, Sequence
+from contextvars import copy_context
 from typing import Any
 
 import anyio
@@ -18,7 +19,7 @@ from choreo.model.contract import Handler, Outcome, check_emitted, check_outcome
 from choreo.model.event import Event, type_name
 from choreo.model.participant import Step, Undo
 from choreo.model.policy import Policy
-from choreo.runtime.lives import may_wait, own_task
+from choreo.runtime.lives import apart, may_wait
 from choreo.wire.envelope import Envelope, encode_data
 from choreo.wire.limits import MAX_EMITTED, MAX_ERROR_CHARACTERS, MAX_TRACEBACK_CHARACTERS
 
@@ -47,7 +48,11 @@ class Bench:
         # With threads of their own, undos do not wait until steps have returned theirs.
         self._undo_threads = undo_threads or threads
         handlers: list[Step[Any] | Undo] = [step, *([step.compensation] if step.compensation else [])]
-        self._may_wait = {each: may_wait(each.function) for each in handlers}
+        self._may_wait = {each: not each.is_async or may_wait(each.function) for each in handlers}
+        #: Whether the step is no join, and its handler runs without waiting for anything.
+        self.at_once = not self.joins and not self._may_wait[step]
+        #: Whether there is an undo that runs without waiting for anything.
+        self.undo_at_once = step.compensation is not None and not self._may_wait[step.compensation]
         self._inputs = {type_name(event): _decoder(event) for event in step.on}
         self._results = {type_name(event): _decoder(event) for event in step.outcome.types}
 
@@ -89,18 +94,21 @@ class Bench:
     ) -> Any:
         if handler.takes_context:
             arguments = [*arguments, context]
-        if handler.is_async and not self._may_wait[handler]:
-            return await _tamed(handler.function(*arguments))
-        await own_task()
+        if not self._may_wait[handler]:
+            return _at_once(handler.function, arguments)
+        return await apart(lambda: self._call_apart(handler, policy.timeout, arguments))
+
+    async def _call_apart(
+        self, handler: Step[Any] | Undo, timeout: float | None, arguments: Sequence[Any]
+    ) -> Any:
         if handler.is_async:
-            return await _within(policy.timeout, handler.function(*arguments))
+            return await _within(timeout, handler.function(*arguments))
+        threads = self._undo_threads if isinstance(handler, Undo) else self._threads
+        if timeout is None:
+            return await _tamed(_in_thread(handler.function, arguments, threads))
         # Waiting for a free thread is not the handler's time.
-        async with self._undo_threads if isinstance(handler, Undo) else self._threads:
-            thread = anyio.to_thread.run_sync(
-                _guarded, handler.function, arguments,
-                limiter=anyio.CapacityLimiter(1), abandon_on_cancel=True,
-            )  # fmt: skip
-            return await _within(policy.timeout, thread)
+        async with threads:
+            return await _within(timeout, _in_thread(handler.function, arguments, anyio.CapacityLimiter(1)))
 
     def covers(self, emitted: Sequence[Emitted]) -> bool:
         """Whether the step has an undo that is concerned with such an outcome."""
@@ -129,8 +137,32 @@ class Bench:
         return events[0] if stored.shape == "one" else tuple(events) if stored.shape == "tuple" else events
 
 
+def _at_once(function: Handler, arguments: Sequence[Any]) -> Any:
+    """What a coroutine function returns that never waits. It has context variables of its own, as in a
+    task. What it raises that is no plain error becomes one; see :func:`_tamed`."""
+    coroutine = function(*arguments)
+    try:
+        copy_context().run(coroutine.send, None)
+    except StopIteration as end:
+        return end.value
+    except asyncio.CancelledError as error:
+        raise RuntimeError("the handler was cancelled from within") from error
+    except (Exception, KeyboardInterrupt):
+        raise
+    except BaseException as error:
+        raise _as_plain_error(error) from error
+    raise RuntimeError(f"{function!r} waits for something, although there is no await in it")
+
+
+def _in_thread(function: Handler, arguments: Sequence[Any], threads: anyio.CapacityLimiter) -> Awaitable[Any]:
+    """What a function returns that is no coroutine."""
+    return anyio.to_thread.run_sync(_guarded, function, arguments, limiter=threads, abandon_on_cancel=True)
+
+
 async def _within(seconds: float | None, call: Awaitable[Any]) -> Any:
     """What ``call`` returns, if it does so in time."""
+    if seconds is None:
+        return await _tamed(call)
     with anyio.move_on_after(seconds):
         return await _tamed(call)
     raise TimeoutError(f"took longer than {seconds:g} s")

@@ -1,9 +1,9 @@
-"""Lives of deliveries: coroutines that share one task for as long as they only wait for the gate.
+"""Lives of deliveries: coroutines that share one task, and wait for nothing but the gate and handlers.
 
 A task of its own costs a delivery more than everything else that Python does for it. So a life is
-driven by hand: it is resumed when the gate has answered. Before it calls a handler that may wait for
-anything else it says ``await own_task()``, and from then on runs in a task of its own, with all that a
-task has: it can be cancelled, and cancel scopes and timeouts belong to it.
+driven by hand: it says ``await ask(decision)``, and is resumed when the gate has answered. A handler
+that may wait for anything else it has called by ``await apart(call)``, in a task of its own with all
+that a task has: it can be cancelled, and cancel scopes and timeouts belong to it.
 """
 
 from __future__ import annotations
@@ -14,65 +14,76 @@ import inspect
 import logging
 import math
 from collections import deque
-from collections.abc import Awaitable, Callable, Coroutine, Generator
-from contextvars import Context, ContextVar, copy_context
-from functools import cache, partial
+from collections.abc import Awaitable, Callable, Coroutine, Generator, Sequence
+from functools import cache
 from types import CodeType
 from typing import Any, TypeVar
 
 import anyio
 from anyio.abc import TaskGroup
 
+from choreo.broker.gate import Answer, Decision
+from choreo.runtime.committer import Asking, Committer
+
 logger = logging.getLogger("choreo.runtime")
 
 T = TypeVar("T")
 
 #: Steps of lives between two looks at the event loop: reads, replies and timers come in there.
-_TURN = 50
+_TURN = 64
 
 
-class Pending(asyncio.Future[T]):
-    """What a life waits for. Whoever has the answer calls :meth:`settle`; anything may await it."""
+class _Question:
+    """Awaited by a life that asks the gate. Whoever drives the life has it asked, and sends the answers."""
 
-    _wake: Callable[[], None] | None = None
+    __slots__ = ("decisions",)
 
-    def settle(self, answer: T) -> None:
-        """Give the answer. It is ignored if nobody waits for it any more."""
-        if not self.done():
-            self.set_result(answer)
-            self._tell()
+    def __init__(self, decisions: Sequence[Decision]) -> None:
+        self.decisions = decisions
 
-    def fail(self, error: Exception) -> None:
-        """There is no answer. It is ignored if nobody waits for it any more."""
-        if not self.done():
-            self.set_exception(error)
-            self._tell()
-
-    def _tell(self) -> None:
-        if self._wake is not None:
-            self._wake()
+    def __await__(self) -> Generator[_Question, Sequence[Answer], Sequence[Answer]]:
+        return (yield self)
 
 
-class _OwnTask:
-    """Awaited by a life that needs a task of its own; nothing happens in one that has."""
+class _OneQuestion(_Question):
+    """Awaited by a life that wants but one answer."""
 
-    def __await__(self) -> Generator[_OwnTask, None, None]:
-        if driven():
-            yield self
+    __slots__ = ()
 
-
-_OWN_TASK = _OwnTask()
-_driven: ContextVar[bool] = ContextVar("driven", default=False)
+    def __await__(self) -> Generator[_Question, Sequence[Answer], Answer]:  # type: ignore[override]
+        return (yield self)[0]
 
 
-def driven() -> bool:
-    """Whether what runs now is a life that shares its task with others."""
-    return _driven.get()
+def ask(decision: Decision) -> Awaitable[Answer]:
+    """The gate's answer to a decision; for lives alone. Waits for as long as the server cannot serve.
+
+    Raises:
+        Unsendable: if the decision holds something that cannot be sent.
+    """
+    return _OneQuestion((decision,))
 
 
-def own_task() -> Awaitable[None]:
-    """Await this before anything but a :class:`Pending` is waited for."""
-    return _OWN_TASK
+def ask_all(decisions: Sequence[Decision]) -> Awaitable[Sequence[Answer]]:
+    """The gate's answers to several decisions at once; see :class:`Asking`. Raises as :func:`ask` does."""
+    return _Question(decisions)
+
+
+class _Apart:
+    """Awaited by a life whose handler may wait for anything. Whoever drives the life gives it a task."""
+
+    __slots__ = ("call",)
+
+    def __init__(self, call: Callable[[], Awaitable[Any]]) -> None:
+        self.call = call
+
+    def __await__(self) -> Generator[_Apart, Any, Any]:
+        return (yield self)
+
+
+def apart(call: Callable[[], Awaitable[T]]) -> Awaitable[T]:
+    """What ``call()`` returns, awaited in a task of its own; for lives alone. It must raise nothing but
+    exceptions, and no cancellation but the worker's."""
+    return _Apart(call)
 
 
 def may_wait(function: Callable[..., Any]) -> bool:
@@ -88,26 +99,46 @@ def _sends(code: CodeType) -> bool:
     return any(each.opname == "SEND" for each in dis.get_instructions(code))
 
 
-class _Life:
-    """A coroutine, and the context variables that it sees."""
+class _Life(Asking):
+    """A coroutine that is driven by hand, and what it is to be sent next."""
 
-    __slots__ = ("context", "coroutine", "pending")
+    __slots__ = ("coroutine", "error", "news", "resume")
 
-    def __init__(self, coroutine: Coroutine[Any, Any, None], context: Context) -> None:
+    def __init__(self, coroutine: Coroutine[Any, Any, None], resume: Callable[[_Life], None]) -> None:
         self.coroutine = coroutine
-        self.context = context
-        self.pending: Pending[Any] | None = None
+        self.resume = resume
+        self.news: Any = None
+        self.error: Exception | None = None
+        self.gone = False
+
+    def settle(self, answers: Any) -> None:
+        """Go on with what was waited for, soon."""
+        self.news = answers
+        self.resume(self)
+
+    def fail(self, error: Exception) -> None:
+        """Go on with an error, soon."""
+        self.error = error
+        self.resume(self)
+
+    def go_on(self) -> Any:
+        """Run until it waits for something; returns what that is.
+
+        Raises:
+            StopIteration: if it has ended.
+        """
+        error, self.error = self.error, None
+        return self.coroutine.send(self.news) if error is None else self.coroutine.throw(error)
 
 
 class Lives:
     """Runs lives. They must not raise: what they raise is logged, and goes no further."""
 
-    def __init__(self, tasks: TaskGroup) -> None:
+    def __init__(self, tasks: TaskGroup, committer: Committer) -> None:
         self._tasks = tasks
-        self._context = copy_context()
-        self._context.run(_driven.set, True)
+        self._committer = committer
+        self._driven: set[_Life] = set()
         self._ready: deque[_Life] = deque()
-        self._waiting: set[_Life] = set()
         self._woken = asyncio.Event()
         self._ended = False
 
@@ -116,24 +147,24 @@ class Lives:
         if self._ended:
             coroutine.close()
         else:
-            self._resume(_Life(coroutine, self._context.copy()))
+            life = _Life(coroutine, self._resume)
+            self._driven.add(life)
+            self._resume(life)
 
     def _resume(self, life: _Life) -> None:
-        self._waiting.discard(life)
         if not self._ready:
             self._woken.set()
         self._ready.append(life)
 
     async def run(self) -> None:
-        """Drive lives until cancelled; those that have no task of their own end then as well."""
+        """Drive lives until cancelled; then those that are left end where they stand."""
         try:
             while True:
                 try:
                     await self._woken.wait()
                     self._woken.clear()
                     while self._ready:
-                        for _ in range(min(_TURN, len(self._ready))):
-                            self._step(self._ready.popleft())
+                        self._take_turn()
                         if self._ready:
                             await asyncio.sleep(0)
                 except asyncio.CancelledError:
@@ -143,9 +174,8 @@ class Lives:
                     self._uncancel()
         finally:
             self._ended = True
-            for life in (*self._waiting, *self._ready):
-                if life.pending is not None:
-                    life.pending.cancel()
+            for life in self._driven:
+                life.gone = True
                 life.coroutine.close()
 
     def _uncancel(self) -> None:
@@ -154,49 +184,32 @@ class Lives:
         if task is not None:
             task.uncancel()
 
-    def _step(self, life: _Life) -> None:
+    def _take_turn(self) -> None:
+        """Go on with those that are ready; what they ask is lined up, and leaves together."""
+        for _ in range(min(_TURN, len(self._ready))):
+            self._go_on(self._ready.popleft())
+
+    def _go_on(self, life: _Life) -> None:
         try:
-            # The coroutine takes the answer out of the Pending that it awaits, as it would in a task.
-            wanted = life.context.run(life.coroutine.send, None)
+            wanted = life.go_on()
         except StopIteration:
-            return
+            self._driven.discard(life)
         except Exception:
+            self._driven.discard(life)
             logger.exception("the life of a delivery has ended early")
-            return
-        if isinstance(wanted, Pending):
-            self._wait(life, wanted)
         else:
-            life.context.run(_driven.set, False)
-            self._tasks.start_soon(_carry, life, None if wanted is _OWN_TASK else wanted)
-
-    def _wait(self, life: _Life, pending: Pending[Any]) -> None:
-        pending._asyncio_future_blocking = False  # a task does so, too, with what its coroutine awaits
-        pending._wake = partial(self._resume, life)
-        life.pending = pending
-        self._waiting.add(life)
+            if type(wanted) is _Apart:
+                self._tasks.start_soon(_call_for, life, wanted.call)
+            else:
+                life.decisions = wanted.decisions
+                self._committer.line_up(life)
 
 
-async def _carry(life: _Life, awaited: Any) -> None:
-    """Run what is left of a life in this task; first wait for what it already awaits."""
-    await _Carried(life, awaited)
-
-
-class _Carried:
-    """Goes on with a life where it stands: the task that awaits this becomes the life's own."""
-
-    def __init__(self, life: _Life, awaited: Any) -> None:
-        self._life = life
-        self._awaited = awaited
-
-    def __await__(self) -> Generator[Any, Any, None]:
-        run, coroutine, awaited = self._life.context.run, self._life.coroutine, self._awaited
-        while True:
-            error: BaseException | None = None
-            try:
-                yield awaited
-            except BaseException as thrown:
-                error = thrown
-            try:
-                awaited = run(coroutine.send, None) if error is None else run(coroutine.throw, error)
-            except StopIteration:
-                return
+async def _call_for(life: _Life, call: Callable[[], Awaitable[Any]]) -> None:
+    """Have a life go on with what a call comes to."""
+    try:
+        result = await call()
+    except Exception as error:
+        life.fail(error)
+    else:
+        life.settle(result)

@@ -23,7 +23,7 @@ _POLL = 0.05
 #: Seconds that a reader lets slots gather before it reads for a few of them.
 _GATHER = 0.005
 #: Entries of one stream that are worth a read of its own.
-_SHARE = 50
+_SHARE = 100
 #: Seconds for which streams are read by the script that passes by what is no stream.
 _APART = 5.0
 
@@ -43,7 +43,9 @@ class Reader:
         self._order = deque(streams)
         self._back = back
         self._more = True
+        #: Streams that had enough when they were read last: those to be read in this round, and in the next.
         self._full: deque[str] = deque()
+        self._fuller: deque[str] = deque()
         self._doubtful = False
         self._apart_until = 0.0
         self._obstacles = Patience(logger, f"{claims.identity.participant}: reading a stream")
@@ -81,23 +83,27 @@ class Reader:
         """Read as much as there are free slots, and do not wait for it.
 
         What is read together is committed together, in one call per partition. So streams that had
-        enough are read again few at a time, each once, before all are looked at again.
+        enough are read few at a time, each once, before the others are looked at again.
         """
         count = 0 if self._is_apart() else free // len(self._streams)
         if not count:
             self._more = bool((await self._take(free, dispatch)).deliveries)
-        elif self._full:
-            keys = [self._full.popleft() for _ in range(min(len(self._full), max(1, free // _SHARE)))]
-            await self._read(free // len(keys), dispatch, keys, wait=False)
-        else:
-            self._full.extend(await self._read(count, dispatch, self._next_order(), wait=False))
-            self._more = bool(self._full)
+            return
+        if not self._full:
+            self._full, self._fuller = self._fuller, self._full
+            others = [key for key in self._next_order() if key not in self._full]
+            if others:
+                self._full.extend(await self._read(count, dispatch, others, wait=False))
+                self._more = bool(self._full)
+                return
+        keys = [self._full.popleft() for _ in range(min(len(self._full), max(1, free // _SHARE)))]
+        self._fuller.extend(await self._read(free // len(keys), dispatch, keys, wait=False))
 
     async def _wait(self, free: int, dispatch: Dispatch) -> None:
         """Wait for something to come. That books but few slots: the other reader may need them."""
         count = min(free, self._slots.idle_share(back=self._back)) // len(self._streams)
         if count and not self._is_apart():
-            self._full.extend(await self._read(count, dispatch, self._next_order(), wait=True))
+            self._full = deque(await self._read(count, dispatch, self._next_order(), wait=True))
             self._more = bool(self._full)
             return
         taken = await self._take(free, dispatch)

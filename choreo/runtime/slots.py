@@ -142,9 +142,9 @@ class Slots:
         return self.free(back=back)
 
     def _enough(self, back: bool) -> int:
-        """A quarter of what may be had while the other side holds what it does."""
+        """Half of what may be had while the other side holds what it does."""
         others = self._taken[not back] + self._booked[not back]
-        return max(1, min(self._limit - self._reserve, self._limit - others) // 4)
+        return max(1, min(self._limit - self._reserve, self._limit - others) // 2)
 
     async def wait_until_idle(self) -> None:
         """Wait until nothing is in hand."""

@@ -35,6 +35,7 @@ from choreo.runtime.parked import Work
 from choreo.runtime.pausing import PauseWatch
 from choreo.runtime.reader import Reader
 from choreo.runtime.slots import Slots
+from choreo.runtime.together import Together
 from choreo.runtime.unwanted import Unwanted
 from choreo.runtime.upkeep import Upkeep
 from choreo.wire.cards import card_of, encode_card
@@ -132,9 +133,11 @@ class Worker:
                          self._pausing.follow, self._unwanted.run):  # fmt: skip
                 background.start_soon(work)
             async with anyio.create_task_group() as handlers:
-                lives = Lives(handlers)
+                lives = Lives(handlers, self._committer)
                 handlers.start_soon(lives.run)
-                dispatch = partial(self._dispatch, lives, handling)
+                alone = partial(self._handle, handling)
+                together = Together(lives, handling, alone, self._slots.release)
+                dispatch = partial(self._dispatch, together)
                 handlers.start_soon(upkeep.recover, self._stopping, dispatch)
                 task_status.started()
                 logger.info("%s: worker %s is ready", self.participant.name, self.identity.consumer)
@@ -193,7 +196,7 @@ class Worker:
         return Handling(
             self.participant.name, self.topology,
             {name: benches[step] for name, step in self.participant.reactions.items()},
-            self._committer, self.clock, resources,
+            self.clock, resources,
         )  # fmt: skip
 
     async def _leave(self) -> None:
@@ -238,17 +241,19 @@ class Worker:
 
     # -- handling ----------------------------------------------------------------------------------
 
-    async def _dispatch(self, lives: Lives, handling: Handling, found: Sequence[Delivery]) -> None:
+    async def _dispatch(self, together: Together, found: Sequence[Delivery]) -> None:
         """Begin the life of every delivery that this participant can do something with."""
+        wanted = []
         for delivery in found:
             if not delivery.fields:
                 continue  # deleted: it stays pending until it is claimed, which tells its saga
-            work = self._understand(handling, delivery)
+            work = self._understand(together.handling, delivery)
             if work is None:
                 self._unwanted.add(delivery.stream, delivery.entry)
             else:
                 self._slots.hold(delivery)
-                lives.start(self._handle(handling, delivery, work))
+                wanted.append((delivery, work))
+        together.start(wanted)
 
     def _understand(self, handling: Handling, delivery: Delivery) -> Work | None:
         if delivery.stream in self._inboxes:

@@ -29,7 +29,7 @@ from choreo.broker.groups import Delivery
 from choreo.errors import BrokerUnavailable
 from choreo.model.participant import Participant, Step, Undo, wrapped
 from choreo.runtime.delivery import Handling
-from choreo.runtime.lives import own_task
+from choreo.runtime.lives import apart
 from choreo.runtime.parked import Work
 from choreo.runtime.worker import Worker
 from choreo.testing.stage import Call, Line, Stage, wake
@@ -127,8 +127,7 @@ class _StagedWorker(Worker):
         stage = self._process.stage
         stage.in_hand += 1
         try:
-            await own_task()
-            await stage.watcher.arriving(self._process, delivery, work)
+            await apart(lambda: stage.watcher.arriving(self._process, delivery, work))
             await super()._handle(handling, delivery, work)
         finally:
             stage.in_hand -= 1

@@ -222,43 +222,52 @@ def parse(entry: Mapping[bytes, bytes]) -> Envelope:
     Raises:
         Malformed: if the entry is not a well-formed envelope of a version that is known.
     """
-    if not entry.keys() >= _REQUIRED:
-        _refuse_missing(entry, [name for name in _REQUIRED_IN_ORDER if name not in entry])
-    subject, get = "", entry.get
+    get = entry.get
     try:
-        subject = check_saga_id(entry[b"subject"].decode())
-        version = get(b"specversion", b"1").decode()
-        text = _decode([get(name, b"") for name in _TEXT])
+        values = [
+            entry[b"id"], entry[b"type"], entry[b"subject"], get(b"source", b""), get(b"sagatype", b""),
+            get(b"cause", b""), get(b"ledger", b""), get(b"phase", b""), get(b"state", b""),
+            get(b"traceparent", b""),
+        ]  # fmt: skip
+        data = entry[b"data"]
+    except KeyError:
+        raise _missing(entry) from None
+    subject = ""
+    try:
+        text = _decode(values)
+        subject = check_saga_id(text[_SUBJECT])
         _check_text(text)
-        event_id, event_type, source, saga_type, cause, ledger, phase, state, traceparent = text
-        asks = tuple(get(b"asks", b"").decode().split())
-        time, began, seq = number(entry, "time"), number(entry, "began"), number(entry, "seq")
+        time, began, seq = number(entry, b"time"), number(entry, b"began"), number(entry, b"seq")
+        version = entry[b"specversion"].decode() if b"specversion" in entry else SPEC_VERSION
+        asks = tuple(entry[b"asks"].decode().split()) if b"asks" in entry else ()
     except (UnicodeDecodeError, ValueError, InvalidSagaId) as error:
         raise Malformed(Reason.FIELDS_INVALID, str(error), subject) from None
     if version != SPEC_VERSION:
         detail = f"specversion {version!r:.40}; this is {SPEC_VERSION}"
         raise Malformed(Reason.VERSION_UNKNOWN, detail, subject)
+    event_id, event_type, _, source, saga_type, cause, ledger, phase, state, traceparent = text
     return Envelope(
-        event_id, event_type, subject, entry[b"data"], source, time, saga_type, cause, ledger, phase, began,
+        event_id, event_type, subject, data, source, time, saga_type, cause, ledger, phase, began,
         state, seq, traceparent, asks,
     )  # fmt: skip
 
 
 _REQUIRED_IN_ORDER = (b"id", b"type", b"subject", b"data")
-_REQUIRED = frozenset(_REQUIRED_IN_ORDER)
-_TEXT = (b"id", b"type", b"source", b"sagatype", b"cause", b"ledger", b"phase", b"state", b"traceparent")
+_TEXT = ("id", "type", "subject", "source", "sagatype", "cause", "ledger", "phase", "state", "traceparent")
+_SUBJECT = _TEXT.index("subject")
 _PART = b"\x1f"
-_LIMITS = {b"ledger": MAX_LEDGER_CHARACTERS, b"source": MAX_SOURCE_CHARACTERS}
+_LIMITS = {"ledger": MAX_LEDGER_CHARACTERS, "source": MAX_SOURCE_CHARACTERS}
 
 
-def _refuse_missing(entry: Mapping[bytes, bytes], missing: list[bytes]) -> None:
-    if len(missing) == len(_REQUIRED):
-        raise Malformed(Reason.NOT_AN_EVENT, "no attribute of an envelope is there")
+def _missing(entry: Mapping[bytes, bytes]) -> Malformed:
+    missing = [name for name in _REQUIRED_IN_ORDER if name not in entry]
+    if len(missing) == len(_REQUIRED_IN_ORDER):
+        return Malformed(Reason.NOT_AN_EVENT, "no attribute of an envelope is there")
     subject = ""
     with suppress(UnicodeDecodeError, InvalidSagaId):
         subject = check_saga_id(entry.get(b"subject", b"").decode())
     names = ", ".join(name.decode() for name in missing)
-    raise Malformed(Reason.FIELDS_MISSING, f"not there: {names}", subject)
+    return Malformed(Reason.FIELDS_MISSING, f"not there: {names}", subject)
 
 
 def _decode(values: list[bytes]) -> list[str]:
@@ -273,22 +282,22 @@ def _check_text(text: list[str]) -> None:
         for name, value in zip(_TEXT, text, strict=True):
             limit = _LIMITS.get(name, MAX_NAME_CHARACTERS)
             if len(value) > limit:
-                raise ValueError(f"{name.decode()} has {len(value)} characters; at most {limit}")
-    for name, value in zip((b"id", b"type"), text, strict=False):
+                raise ValueError(f"{name} has {len(value)} characters; at most {limit}")
+    for name, value in zip(_TEXT[:2], text, strict=False):
         if not value or " " in value or not value.isprintable():
             what = "it must be printable, without spaces, and not empty"
-            raise ValueError(f"{name.decode()} is {value!r}; {what}")
+            raise ValueError(f"{name} is {value!r}; {what}")
 
 
-def number(entry: Mapping[bytes, bytes], name: str) -> int:
+def number(entry: Mapping[bytes, bytes], name: bytes) -> int:
     """A number of milliseconds, or a count; 0 if it is not there.
 
     Raises:
         ValueError: if it is anything but up to 15 decimal digits.
     """
-    value = entry.get(name.encode())
+    value = entry.get(name)
     if not value:
         return 0
     if len(value) > 15 or not value.isdigit():
-        raise ValueError(f"{name} is {value[:40]!r}, not a number of milliseconds")
+        raise ValueError(f"{name.decode()} is {value[:40]!r}, not a number of milliseconds")
     return int(value)

@@ -124,12 +124,12 @@ def of_journal(
             raise ValueError(f"id {text['id']!r}, state {text['state']!r}")
         fact = Fact(
             id=text["id"], kind=Kind(text["kind"]), type=text["type"],
-            time=number(entry, "time") or _time_of(entry_id),
+            time=number(entry, b"time") or _time_of(entry_id),
             cause=text["cause"], participant=text["participant"], step=text["step"], undo=text["undo"],
-            began=number(entry, "began"), state=text["state"], seq=number(entry, "seq"),
+            began=number(entry, b"began"), state=text["state"], seq=number(entry, b"seq"),
             saga_type=text["sagatype"] if text["sagatype"] in topology.sagas else "",
             note=text["note"], detail=text["detail"], asks=tuple(text["asks"].split()),
-            attempt=number(entry, "attempt"), due=number(entry, "due"), entry=entry_id,
+            attempt=number(entry, b"attempt"), due=number(entry, b"due"), entry=entry_id,
             order=text["order"], settles=tuple(text["settles"].split()),
         )  # fmt: skip
     except (ValueError, UnicodeDecodeError, InvalidSagaId) as error:

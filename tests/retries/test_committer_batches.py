@@ -6,13 +6,13 @@ import logging
 from collections.abc import Sequence
 
 import anyio
-import anyio.lowlevel
 import pytest
 from retry_kit import NOW, HandClock, Stage
 
 from choreo.broker.gate import Answer, Decision, Done, Gate, Head, Identity, Verdict
 from choreo.broker.patience import Outage
 from choreo.runtime.committer import Committer
+from choreo.runtime.lives import Lives, ask
 from choreo.wire.limits import MAX_BATCH, MAX_BATCH_BYTES, MAX_DATA_BYTES
 
 pytestmark = pytest.mark.anyio
@@ -47,17 +47,22 @@ async def decide_all(stage: Stage, decisions: Sequence[Decision]) -> list[list[D
     identity = Identity("payments", "one")
     await stage.broker.groups.ensure(["{t:0}:stream:orders"], "payments")
     committer = Committer(gate, identity, HandClock(), Outage(logging.getLogger("choreo.test"), "payments"))
-    verdicts = []
+    verdicts: list[Verdict] = []
+    decided = anyio.Event()
 
     async def decide(decision: Decision) -> None:
-        verdicts.append((await committer.decide(decision)).verdict)
+        verdicts.append((await ask(decision)).verdict)
+        if len(verdicts) == len(decisions):
+            decided.set()
 
     async with anyio.create_task_group() as tasks:
-        async with anyio.create_task_group() as deciding:
-            for decision in decisions:
-                deciding.start_soon(decide, decision)
-            await anyio.lowlevel.checkpoint()
-            tasks.start_soon(committer.run)
+        lives = Lives(tasks, committer)
+        for decision in decisions:
+            lives.start(decide(decision))
+        tasks.start_soon(lives.run)
+        await anyio.wait_all_tasks_blocked()
+        tasks.start_soon(committer.run)
+        await decided.wait()
         tasks.cancel_scope.cancel()
     assert verdicts == [Verdict.STALE] * len(decisions)
     return gate.requests

@@ -3,29 +3,44 @@
 from __future__ import annotations
 
 import asyncio
+import logging
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
-from contextvars import ContextVar
 from functools import partial
 
 import anyio
 import pytest
+from retry_kit import NOW, HandClock, Stage
 
-from choreo.runtime.lives import Lives, Pending, driven, may_wait, own_task
+from choreo.broker.gate import Head, Identity, Look
+from choreo.broker.patience import Outage
+from choreo.errors import Unsendable
+from choreo.runtime.committer import Committer
+from choreo.runtime.lives import Lives, apart, ask, ask_all, may_wait
 
 pytestmark = pytest.mark.anyio
 
-COLOUR: ContextVar[str] = ContextVar("colour", default="none")
-
-
 @asynccontextmanager
-async def running() -> AsyncIterator[Lives]:
-    """Lives that are driven while the block runs."""
+async def running(stage: Stage, *, answered: bool = True) -> AsyncIterator[Lives]:
+    """Lives that are driven while the block runs. ``answered``: whether the gate is there to answer them."""
+    outage = Outage(logging.getLogger("choreo.test"), "payments")
+    committer = Committer(stage.broker.gate, Identity("payments", "one"), HandClock(), outage)
     async with anyio.create_task_group() as tasks:
-        lives = Lives(tasks)
+        lives = Lives(tasks, committer)
         tasks.start_soon(lives.run)
+        if answered:
+            tasks.start_soon(committer.run)
         yield lives
         tasks.cancel_scope.cancel()
+
+
+def look(saga_id: str) -> Look:
+    """May a step run, of a saga in partition 0?"""
+    head = Head(
+        partition=0, stream="{t:0}:stream:orders", entry="1-0", deliveries=1, saga_id=saga_id, saga_type="order",
+        step="charge", event="e1", type="Placed", token="t1", began=NOW,
+    )  # fmt: skip
+    return Look(head)
 
 
 async def until(condition: Callable[[], object]) -> None:
@@ -64,86 +79,73 @@ def test_what_may_wait_is_told_from_the_code(function: Callable[..., object], ma
     assert may_wait(function) is may
 
 
-async def test_lives_share_a_task_until_one_wants_its_own() -> None:
-    """Behind ``own_task`` a life has a task with all that belongs to one: here, a timeout."""
-    seen: dict[str, list[asyncio.Task[None] | None]] = {"a": [], "b": []}
+async def test_lives_share_a_task_and_their_calls_have_their_own(fake_stage: Stage) -> None:
+    """What is called apart has a task with all that belongs to one: here, a timeout."""
+    shared: list[asyncio.Task[None] | None] = []
+    own: list[asyncio.Task[None] | None] = []
 
-    async def live(name: str) -> None:
-        assert driven()
-        seen[name].append(asyncio.current_task())
-        await own_task()
-        assert not driven()
-        seen[name].append(asyncio.current_task())
-        await own_task()
-        seen[name].append(asyncio.current_task())
+    async def call(name: str) -> str:
+        own.append(asyncio.current_task())
         with anyio.move_on_after(0.001):
             await anyio.sleep_forever()
-        seen[name].append(asyncio.current_task())
+        own.append(asyncio.current_task())
+        return name
 
-    async with running() as lives:
-        for name in seen:
-            lives.start(live(name))
-        await until(lambda: all(len(tasks) == 4 for tasks in seen.values()))
-    assert seen["a"][0] is seen["b"][0]
-    assert len({seen["a"][0], seen["a"][1], seen["b"][1]}) == 3
-    assert len(set(seen["a"][1:])) == len(set(seen["b"][1:])) == 1
+    async def live(name: str) -> None:
+        shared.append(asyncio.current_task())
+        await ask(look(name))
+        assert await apart(lambda: call(name)) == name
+        shared.append(asyncio.current_task())
+
+    async with running(fake_stage) as lives:
+        lives.start(live("a"))
+        lives.start(live("b"))
+        await until(lambda: len(shared) == 4)
+    assert len(set(shared)) == 1
+    assert len(set(own)) == 2
+    assert shared[0] not in own
 
 
-async def test_answers_and_errors_reach_a_life_in_either_task() -> None:
-    """What is pending may be awaited in the shared task and in an own one."""
-    asked: list[Pending[str]] = []
+async def test_answers_and_errors_reach_a_life(fake_stage: Stage) -> None:
+    """What cannot be sent is an error of who asks, and what a call raises an error of who calls."""
     heard: list[str] = []
 
-    async def ask() -> str:
-        asked.append(Pending())
-        return await asked[-1]
+    async def fail() -> None:
+        await asyncio.sleep(0)
+        raise LookupError("on purpose")
 
     async def live() -> None:
-        for _ in range(2):
-            heard.append(await ask())
-            try:
-                await ask()
-            except LookupError as error:
-                heard.append(repr(error))
-            await own_task()
+        heard.append((await ask(look("s1"))).verdict)
+        try:
+            await ask(look("\ud800"))
+        except Unsendable:
+            heard.append("unsendable")
+        try:
+            await apart(fail)
+        except LookupError as error:
+            heard.append(str(error))
 
-    async with running() as lives:
+    async with running(fake_stage) as lives:
         lives.start(live())
-        for number in range(4):
-            await until(lambda number=number: len(asked) > number)
-            if number % 2:
-                asked[-1].fail(LookupError(number))
-            else:
-                asked[-1].settle(f"answer {number}")
-        await until(lambda: len(heard) == 4)
-    assert heard == ["answer 0", "LookupError(1)", "answer 2", "LookupError(3)"]
+        await until(lambda: len(heard) == 3)
+    assert heard == ["run", "unsendable", "on purpose"]
 
 
-async def test_context_variables_stay_with_their_life() -> None:
-    """What one life sets, no other sees; it keeps it when it gets a task of its own."""
-    seen: list[tuple[str, str]] = []
-    pending: list[Pending[None]] = []
+async def test_several_questions_are_answered_at_once_and_in_order(fake_stage: Stage) -> None:
+    """A life may ask for many deliveries together."""
+    await fake_stage.call("HSET", fake_stage.topology.keys.record(0, "s2"), "state", "compensating")
+    heard: list[str] = []
 
-    async def live(colour: str) -> None:
-        before = COLOUR.get()
-        COLOUR.set(colour)
-        pending.append(Pending())
-        await pending[-1]
-        await own_task()
-        await asyncio.sleep(0)
-        seen.append((before, COLOUR.get()))
+    async def live() -> None:
+        heard.extend([each.verdict for each in await ask_all([look("s1"), look("s2"), look("s3")])])
 
-    async with running() as lives:
-        lives.start(live("red"))
-        lives.start(live("blue"))
-        await until(lambda: len(pending) == 2)
-        for each in pending:
-            each.settle(None)
-        await until(lambda: len(seen) == 2)
-    assert sorted(seen) == [("none", "blue"), ("none", "red")]
+    async with running(fake_stage) as lives:
+        lives.start(live())
+        await until(lambda: heard)
+    assert heard == ["run", "ask", "run"]
 
 
-async def test_a_life_that_cancels_its_task_or_fails_harms_no_other() -> None:
+async def test_a_life_that_cancels_its_task_or_fails_harms_no_other(fake_stage: Stage) -> None:
     """The shared task survives what one of its lives does to it."""
     done: list[str] = []
 
@@ -158,7 +160,7 @@ async def test_a_life_that_cancels_its_task_or_fails_harms_no_other() -> None:
     async def live() -> None:
         done.append("lived")
 
-    async with running() as lives:
+    async with running(fake_stage) as lives:
         lives.start(cancel())
         lives.start(fail())
         lives.start(live())
@@ -168,29 +170,25 @@ async def test_a_life_that_cancels_its_task_or_fails_harms_no_other() -> None:
         await until(lambda: len(done) == 2)
 
 
-async def test_lives_end_with_what_drives_them() -> None:
+async def test_lives_end_with_what_drives_them(fake_stage: Stage) -> None:
     """Those that wait are closed, and nobody commits any more what they waited for."""
     ended: list[str] = []
-    pending: Pending[None] = Pending()
 
     async def wait() -> None:
         try:
-            await pending
+            await ask(look("s1"))
         finally:
             ended.append("shared")
 
-    async def wait_alone() -> None:
-        await own_task()
+    async def wait_apart() -> None:
         try:
-            await anyio.sleep_forever()
+            await apart(anyio.sleep_forever)
         finally:
-            ended.append("alone")
+            ended.append("apart")
 
-    async with running() as lives:
+    async with running(fake_stage, answered=False) as lives:
         lives.start(wait())
-        lives.start(wait_alone())
+        lives.start(wait_apart())
         await anyio.wait_all_tasks_blocked()
     lives.start(wait())
-    assert sorted(ended) == ["alone", "shared"]
-    assert pending.cancelled()
-    pending.settle(None)
+    assert sorted(ended) == ["apart", "shared"]

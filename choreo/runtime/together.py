@@ -1,0 +1,126 @@
+"""Deliveries that came together, and whose handlers never wait: one question for all, and one commit."""
+
+from __future__ import annotations
+
+import logging
+import time
+from collections.abc import Callable, Coroutine, Sequence
+from dataclasses import dataclass
+from itertools import compress, islice
+from typing import Any
+
+from choreo.broker.gate import Decision, Verdict
+from choreo.broker.groups import Delivery
+from choreo.errors import BrokerError
+from choreo.runtime.delivery import Handling, Opening
+from choreo.runtime.lives import Lives, ask, ask_all
+from choreo.runtime.parked import Work
+from choreo.wire.limits import MAX_BATCH
+
+logger = logging.getLogger("choreo.runtime")
+
+#: Seconds for which handlers run one after the other. Then the event loop has its turn, and whoever is
+#: left goes on alone.
+_SLICE = 0.002
+
+
+@dataclass(eq=False, slots=True)
+class _Member:
+    """One of a group."""
+
+    delivery: Delivery
+    work: Work
+    opening: Opening
+
+
+@dataclass(slots=True)
+class Together:
+    """Lives of whole groups. Most deliveries are handled once and succeed at once; what they ask the gate is
+    asked in one breath. Whoever turns out to be otherwise lives on alone."""
+
+    lives: Lives
+    handling: Handling
+    alone: Callable[[Delivery, Work], Coroutine[Any, Any, None]]
+    """The life of one delivery, from its beginning. It lets go of the delivery at its end."""
+    let_go: Callable[[Delivery], None]
+
+    def start(self, found: Sequence[tuple[Delivery, Work]]) -> None:
+        """Begin the lives of deliveries that are in hand."""
+        groups: dict[tuple[int, bool], list[_Member]] = {}
+        for delivery, work in found:
+            opening = self.handling.open(delivery, work) if self.handling.is_quick(delivery, work) else None
+            if isinstance(opening, Opening):
+                head = opening.question.head
+                groups.setdefault((head.partition, head.back), []).append(_Member(delivery, work, opening))
+            else:
+                self.lives.start(self.alone(delivery, work))
+        for group in groups.values():
+            members = iter(group)
+            while part := list(islice(members, MAX_BATCH)):
+                self.lives.start(self._live(part))
+
+    async def _live(self, group: Sequence[_Member]) -> None:
+        held = set(group)
+        try:
+            ran = await self._run(group, held)
+            if ran:
+                await self._commit(ran, held)
+        finally:
+            for each in held:
+                self.let_go(each.delivery)
+
+    async def _run(self, group: Sequence[_Member], held: set[_Member]) -> list[tuple[_Member, Decision]]:
+        """Run those that may run; returns what came of them."""
+        try:
+            answers = await ask_all([each.opening.question for each in group])
+        except BrokerError:  # one of them cannot even ask: each shall find out for itself
+            for each in group:
+                self._go_alone(each, held)
+            return []
+        ran = []
+        end = time.monotonic() + _SLICE
+        for each, answer in zip(group, answers, strict=True):
+            if answer.verdict is not Verdict.RUN or time.monotonic() > end:
+                self._go_alone(each, held)
+                continue
+            try:
+                ran.append((each, _at_once(each.opening.outcome(answer))))
+            except Exception:
+                # Whatever is wrong with one delivery must not harm the others. It stays pending.
+                logger.exception("%s of %s is left pending", each.delivery.entry, each.delivery.stream)
+        return ran
+
+    def _go_alone(self, member: _Member, held: set[_Member]) -> None:
+        held.discard(member)
+        self.lives.start(self.alone(member.delivery, member.work))
+
+    async def _commit(self, ran: Sequence[tuple[_Member, Decision]], held: set[_Member]) -> None:
+        try:
+            answers = await ask_all([decision for _, decision in ran])
+        except BrokerError:  # what cannot be sent is one's own fault
+            left = ran
+        else:
+            left = list(compress(ran, [answer.verdict is Verdict.BLOCKED for answer in answers]))
+        for member, decision in left:
+            held.discard(member)
+            self.lives.start(self._commit_alone(member.delivery, decision))
+
+    async def _commit_alone(self, delivery: Delivery, decision: Decision) -> None:
+        try:
+            await ask(decision)
+        except BrokerError as error:
+            # It stays pending, and is delivered again when its lease has run out.
+            logger.warning("%s of %s is left pending: %s", delivery.entry, delivery.stream, error)
+        finally:
+            self.let_go(delivery)
+
+
+def _at_once(running: Coroutine[Any, Any, Decision]) -> Decision:
+    """What comes of a handler that never waits."""
+    try:
+        running.send(None)
+    except StopIteration as end:
+        decision: Decision = end.value
+        return decision
+    running.close()
+    raise RuntimeError("it waits for something, although it seemed that it never does")
