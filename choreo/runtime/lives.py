@@ -13,6 +13,7 @@ import dis
 import inspect
 import logging
 import math
+import time
 from collections import deque
 from collections.abc import Awaitable, Callable, Coroutine, Generator, Sequence
 from functools import cache
@@ -31,6 +32,8 @@ T = TypeVar("T")
 
 #: Steps of lives between two looks at the event loop: reads, replies and timers come in there.
 _TURN = 64
+#: Seconds after which it has its turn, even if fewer steps were made: handlers may take their time.
+SLICE = 0.002
 
 
 class _Question:
@@ -134,7 +137,10 @@ class _Life(Asking):
 class Lives:
     """Runs lives. They must not raise: what they raise is logged, and goes no further."""
 
-    def __init__(self, tasks: TaskGroup, committer: Committer) -> None:
+    def __init__(
+        self, tasks: TaskGroup, committer: Committer, stopwatch: Callable[[], float] = time.monotonic
+    ) -> None:
+        self.stopwatch = stopwatch
         self._tasks = tasks
         self._committer = committer
         self._driven: set[_Life] = set()
@@ -143,13 +149,16 @@ class Lives:
         self._ended = False
 
     def start(self, coroutine: Coroutine[Any, Any, None]) -> None:
-        """Begin a life; :meth:`run` takes it up. If that has ended, the life never begins."""
+        """Begin a life, and run it until it waits for something. If :meth:`run` has ended, it never begins.
+
+        No handler runs before the gate was asked, so none ever runs in the caller's task.
+        """
         if self._ended:
             coroutine.close()
         else:
             life = _Life(coroutine, self._resume)
             self._driven.add(life)
-            self._resume(life)
+            self._go_on(life)
 
     def _resume(self, life: _Life) -> None:
         if not self._ready:
@@ -186,8 +195,11 @@ class Lives:
 
     def _take_turn(self) -> None:
         """Go on with those that are ready; what they ask is lined up, and leaves together."""
+        end = self.stopwatch() + SLICE
         for _ in range(min(_TURN, len(self._ready))):
             self._go_on(self._ready.popleft())
+            if self.stopwatch() > end:
+                break
 
     def _go_on(self, life: _Life) -> None:
         try:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import logging
-import time
 from collections.abc import Callable, Coroutine, Sequence
 from dataclasses import dataclass
 from itertools import compress, islice
@@ -13,16 +12,11 @@ from choreo.broker.gate import Decision, Verdict
 from choreo.broker.groups import Delivery
 from choreo.errors import BrokerError
 from choreo.runtime.delivery import Handling, Opening
-from choreo.runtime.lives import Lives, ask, ask_all
+from choreo.runtime.lives import SLICE, Lives, ask, ask_all
 from choreo.runtime.parked import Work
 from choreo.wire.limits import MAX_BATCH
 
 logger = logging.getLogger("choreo.runtime")
-
-#: Seconds for which handlers run one after the other. Then the event loop has its turn, and whoever is
-#: left goes on alone.
-_SLICE = 0.002
-
 
 @dataclass(eq=False, slots=True)
 class _Member:
@@ -70,7 +64,7 @@ class Together:
                 self.let_go(each.delivery)
 
     async def _run(self, group: Sequence[_Member], held: set[_Member]) -> list[tuple[_Member, Decision]]:
-        """Run those that may run; returns what came of them."""
+        """Run those that may run, for as long as it is this life's turn; returns what came of them."""
         try:
             answers = await ask_all([each.opening.question for each in group])
         except BrokerError:  # one of them cannot even ask: each shall find out for itself
@@ -78,9 +72,9 @@ class Together:
                 self._go_alone(each, held)
             return []
         ran = []
-        end = time.monotonic() + _SLICE
+        end = self.lives.stopwatch() + SLICE
         for each, answer in zip(group, answers, strict=True):
-            if answer.verdict is not Verdict.RUN or time.monotonic() > end:
+            if answer.verdict is not Verdict.RUN or self.lives.stopwatch() > end:
                 self._go_alone(each, held)
                 continue
             try:

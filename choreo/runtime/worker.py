@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import asyncio
 import logging
 import os
 import secrets
 import socket
+import time
 from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
@@ -78,6 +80,7 @@ class Worker:
         self.options = options or WorkerOptions()
         self.identity = Identity(participant.name, _consumer_name())
         self.clock = clock or broker.clock
+        self.stopwatch = time.monotonic
         self._topics = self._find_topics()
         self._inboxes = {
             topology.keys.inbox(partition, participant.name): partition
@@ -133,7 +136,7 @@ class Worker:
                          self._pausing.follow, self._unwanted.run):  # fmt: skip
                 background.start_soon(work)
             async with anyio.create_task_group() as handlers:
-                lives = Lives(handlers, self._committer)
+                lives = Lives(handlers, self._committer, self.stopwatch)
                 handlers.start_soon(lives.run)
                 alone = partial(self._handle, handling)
                 together = Together(lives, handling, alone, self._slots.release)
@@ -254,6 +257,7 @@ class Worker:
                 self._slots.hold(delivery)
                 wanted.append((delivery, work))
         together.start(wanted)
+        await asyncio.sleep(0)  # what they ask shall leave before the next read is sent
 
     def _understand(self, handling: Handling, delivery: Delivery) -> Work | None:
         if delivery.stream in self._inboxes:

@@ -113,6 +113,7 @@ class _StagedWorker(Worker):
             options=stage.options, clock=stage.world.clock,
         )  # fmt: skip
         self._process = process
+        self.stopwatch = stage.world.loop.time
 
     def _make_handling(self, resources: Any) -> Handling:
         handling = super()._make_handling(resources)

@@ -92,8 +92,8 @@ async def test_lives_share_a_task_and_their_calls_have_their_own(fake_stage: Sta
         return name
 
     async def live(name: str) -> None:
-        shared.append(asyncio.current_task())
         await ask(look(name))
+        shared.append(asyncio.current_task())
         assert await apart(lambda: call(name)) == name
         shared.append(asyncio.current_task())
 
@@ -150,14 +150,17 @@ async def test_a_life_that_cancels_its_task_or_fails_harms_no_other(fake_stage: 
     done: list[str] = []
 
     async def cancel() -> None:
+        await ask(look("s1"))
         task = asyncio.current_task()
         assert task is not None
         task.cancel()
 
     async def fail() -> None:
+        await ask(look("s1"))
         raise ValueError("on purpose")
 
     async def live() -> None:
+        await ask(look("s1"))
         done.append("lived")
 
     async with running(fake_stage) as lives:
