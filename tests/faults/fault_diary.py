@@ -111,3 +111,20 @@ def wrap_handlers(participant: Participant, wrapper: Wrapper) -> None:
         step.function = wrapper(step.function, name)
         if undo := step.compensation:
             undo.function = wrapper(undo.function, f"{name}/{undo.name}")
+
+
+def run_at_once(participant: Participant) -> None:
+    """Make every handler that is a function a coroutine that never waits, in this process."""
+    for handler in (*participant.steps, *(step.compensation for step in participant.steps)):
+        if handler is not None and not handler.is_async:
+            handler.function, handler.is_async = at_once(handler.function), True
+
+
+def at_once(function: Handler) -> Handler:
+    """A coroutine function that never waits, and does what ``function`` does."""
+
+    @functools.wraps(function)
+    async def runs(*arguments: Any) -> Any:
+        return function(*arguments)
+
+    return runs

@@ -16,7 +16,7 @@ from typing import Any
 
 import anyio
 from fault_bank import bank_participants, bank_topology, overhear
-from fault_diary import Diary, Handler, around, wrap_handlers
+from fault_diary import Diary, Handler, around, run_at_once, wrap_handlers
 from fault_points import Failpoint
 
 from choreo import Participant
@@ -51,10 +51,14 @@ def shop_participants(names: Sequence[str] = PARTICIPANTS) -> list[Participant]:
 
 def shop(
     url: str, namespace: str, folder: str, names: Sequence[str] = PARTICIPANTS, partitions: int = 1,
-    dawdle: float = 0, failpoint: Sequence[str] = (),
+    dawdle: float = 0, failpoint: Sequence[str] = (), at_once: bool = False,
     **options: Any,
 ) -> None:  # fmt: skip
-    """Workers of the shop's participants. Handlers note in ``folder``/diary what they do."""
+    """Workers of the shop's participants. Handlers note in ``folder``/diary what they do.
+
+    ``at_once``: whether they are coroutines that never wait, so that many are handled together, rather
+    than functions that run in threads.
+    """
     os.environ[store.FOLDER_VARIABLE] = folder
     diary = Diary(Path(folder, "diary"))
     participants = shop_participants(names)
@@ -64,6 +68,8 @@ def shop(
     for each in participants:
         wrap_handlers(each, partial(linger, dawdle))
         wrap_handlers(each, diary.wrap)
+        if at_once:
+            run_at_once(each)
     work(url, shop_topology(namespace, partitions), participants, **options)
 
 

@@ -59,7 +59,8 @@ class Battle:
         if name == "tracker":
             self.crew[seat] = self.stage.start("track")
         else:
-            self.crew[seat] = self.stage.start_shop(name, lease=LEASE, dawdle=0.01)
+            at_once = self.chance.random() < 0.5
+            self.crew[seat] = self.stage.start_shop(name, lease=LEASE, dawdle=0.01, at_once=at_once)
 
     async def kill(self, count: int) -> None:
         """Kill so many services, wherever they stand, each time replacing it at once."""
