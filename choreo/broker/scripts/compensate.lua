@@ -21,6 +21,6 @@ unwind(saga)
 journal(saga, ARGV[1], 'ordered', ARGV[4], { order = 'compensate', note = ARGV[5], detail = ARGV[6] })
 local obstacle = blocked(saga, keys)
 if obstacle then return { 'blocked', obstacle } end
-append(saga.fields, mark, '1')
+put(saga, 'fields', mark, '1')
 apply(saga, keys, ARGV[1])
 return { 'committed', saga.state }

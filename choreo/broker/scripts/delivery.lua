@@ -108,23 +108,21 @@ local function count_run(d, saga)
     begun = begun + 1
   end
   if begun >= d.most then return 'poison' end
-  saga.blobs[#saga.blobs + 1] = 'b:' .. d.turn
-  saga.blobs[#saga.blobs + 1] = (d.runs and d.runs .. ' ' or '') .. d.token
+  put(saga, 'sets', 'b:' .. d.turn, (d.runs and d.runs .. ' ' or '') .. d.token)
   return 'run'
 end
 
 -- Something came of it, after all.
 local function forget_runs(d, saga)
-  if d.runs then saga.drops[#saga.drops + 1] = 'b:' .. d.turn end
+  if d.runs then add(saga, 'drops', 'b:' .. d.turn) end
 end
 
 local function finish(d, saga, letter, answer)
   forget_runs(d, saga)
-  if d.noted then saga.drops[#saga.drops + 1] = 'a:' .. d.turn end
+  if d.noted then add(saga, 'drops', 'a:' .. d.turn) end
   local obstacle = blocked(saga, keys)
   if obstacle then return { 'blocked', obstacle } end
-  saga.fields[#saga.fields + 1] = d.mark
-  saga.fields[#saga.fields + 1] = letter .. d.token
+  put(saga, 'fields', d.mark, letter .. d.token)
   apply(saga, keys, now)
   acknowledge(d)
   return { answer or ANSWERS[letter], saga.state }

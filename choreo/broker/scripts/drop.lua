@@ -26,5 +26,5 @@ if string.find(letter.fact or '', '^parked:') then
   redis.call('HSETNX', KEYS[1], 'd:' .. letter.participant .. ':' .. letter.id, 'x' .. token)
   redis.call('HDEL', KEYS[2], 'a:' .. letter.participant .. '/' .. letter.step .. ':' .. letter.id)
 end
-for _, fact in ipairs(saga.journal) do redis.call('XADD', keys.journal, '*', unpack(fact)) end
+write_journal(saga, keys)
 return { 'dropped', '' }

@@ -7,7 +7,7 @@ local function all_seen(saga, event, wanted)
   if not string.find(' ' .. seen .. ' ', ' ' .. event .. ' ', 1, true) then
     seen = seen == '' and event or seen .. ' ' .. event
     saga.all = seen
-    append(saga.fields, 'all', seen)
+    put(saga, 'fields', 'all', seen)
   end
   local _, count = string.gsub(seen, '%S+', '')
   return count >= wanted
@@ -31,10 +31,9 @@ local function plan(d, saga, event, back)
   })
   if not back then
     if saga.state ~= 'running' then return end
-    saga.blobs[#saga.blobs + 1] = 't:' .. line
-    saga.blobs[#saga.blobs + 1] = event[6]
+    put(saga, 'sets', 't:' .. line, event[6])
   end
-  saga.timers[#saga.timers + 1] = { id = timer_id(saga, 'plan:' .. line), due = event[6], payload = event[5] }
+  add(saga, 'timers', { id = timer_id(saga, 'plan:' .. line), due = event[6], payload = event[5] })
 end
 
 -- Publish the events of a commit: those of now, then the planned ones.
@@ -51,7 +50,7 @@ local function emit(d, saga, source, ledger, back)
     append(fields, 'traceparent', d.traceparent)
     append_outcome(saga, fields)
     append(fields, 'data', event[5])
-    saga.events[#saga.events + 1] = { stream = KEYS[tonumber(event[1])], fields = fields }
+    add(saga, 'events', { stream = KEYS[tonumber(event[1])], fields = fields })
   end
   for _, event in ipairs(d.planned) do plan(d, saga, event, back) end
 end

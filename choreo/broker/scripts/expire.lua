@@ -75,7 +75,7 @@ local function tell(saga, s)
   append(fields, 'sagatype', saga.type)
   append_outcome(saga, fields)
   append(fields, 'data', s.data)
-  saga.events[#saga.events + 1] = { stream = KEYS[8], fields = fields }
+  add(saga, 'events', { stream = KEYS[8], fields = fields })
 end
 
 local function expire(s)

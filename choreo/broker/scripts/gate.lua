@@ -109,7 +109,7 @@ end
 local function let_begin(d, saga, needs)
   local verdict = count_run(d, saga)
   if verdict == 'stale' then return { 'stale' } end
-  if #saga.blobs > 0 or next(saga.dirty) then
+  if saga.sets or saga.dirty then
     local obstacle = blocked(saga, keys)
     if obstacle then return { 'blocked', obstacle } end
     apply(saga, keys, now)
@@ -154,12 +154,8 @@ local function note_effect(d, saga)
   local row = row_of(saga, d.line)
   row.status = 'D'
   put_row(saga, d.line, row)
-  saga.blobs[#saga.blobs + 1] = 'i:' .. d.line
-  saga.blobs[#saga.blobs + 1] = d.input
-  if d.known then
-    saga.blobs[#saga.blobs + 1] = 'r:' .. d.line
-    saga.blobs[#saga.blobs + 1] = d.result
-  end
+  put(saga, 'sets', 'i:' .. d.line, d.input)
+  if d.known then put(saga, 'sets', 'r:' .. d.line, d.result) end
   if saga.state ~= 'running' then ask(saga, d.line, row) end
 end
 
@@ -216,8 +212,7 @@ end
 
 -- Acknowledge a delivery without a done mark: its step is to run again, by a timer or by an operator.
 local function hold(d, saga, kind, about)
-  saga.blobs[#saga.blobs + 1] = 'a:' .. d.turn
-  saga.blobs[#saga.blobs + 1] = d.attempt .. ' ' .. d.token
+  put(saga, 'sets', 'a:' .. d.turn, d.attempt .. ' ' .. d.token)
   forget_runs(d, saga)
   about.note, about.detail, about.attempt = d.note, d.detail, d.attempt
   fact(d, saga, kind, about)
@@ -257,7 +252,7 @@ end
 
 -- An attempt failed: park the next one.
 local function park(d, saga, about)
-  saga.timers[1] = { id = timer_id(saga, d.turn), due = d.timer.due, payload = d.timer.payload }
+  add(saga, 'timers', { id = timer_id(saga, d.turn), due = d.timer.due, payload = d.timer.payload })
   about.due = d.timer.due
   return hold(d, saga, 'retrying', about)
 end
@@ -275,7 +270,7 @@ end
 
 -- A planned event is due. If its saga has ended or unwinds, it is void.
 local function publish(d, saga)
-  saga.drops[#saga.drops + 1] = 't:' .. d.line
+  add(saga, 'drops', 't:' .. d.line)
   if saga.state ~= 'running' and not d.back then return finish(d, saga, 'x') end
   emit(d, saga, d.source, d.ledger, d.back)
   return finish(d, saga, 'c')
@@ -327,17 +322,19 @@ local decisions = {
 local function answer(decision)
   local d = read_head()
   decision.read(d)
-  local known = fetch(d.record, 'state', 'seq', 'type', d.mark)
+  local known = ask_hash('HMGET', d.record, 'state', 'seq', 'type', d.mark)
   if not known then return { 'blocked', d.record } end
   local settled = decided(d, known[4])
   if settled then return settled end
-  local noted = fetch(d.work, 'a:' .. d.turn, 'e:' .. d.line, 'b:' .. d.turn)
-  if not noted then return { 'blocked', d.work } end
+  local size = ask_hash('HLEN', d.work)
+  if not size then return { 'blocked', d.work } end
+  local blank = size == 0
+  local noted = blank and NONE or redis.call('HMGET', d.work, 'a:' .. d.turn, 'e:' .. d.line, 'b:' .. d.turn)
   d.noted, d.runs = noted[1], noted[3]
   settled = decision.again and outrun(d, d.noted)
   if settled then return settled end
-  local saga = open_saga(d.record, d.work, d.subject, d.sagatype, known)
-  saga.rows[d.line] = noted[2] and parse_row(noted[2])
+  local saga = open_saga(d.record, d.work, d.subject, d.sagatype, known, blank)
+  if not blank then saga.rows = { [d.line] = noted[2] and parse_row(noted[2]) } end
   if decision.undo then
     d.row = row_of(saga, d.line)
     if not d.row or d.row.status ~= 'U' then
@@ -353,12 +350,17 @@ end
 -- is to it, the caller learns by `begin`.
 local function look()
   local at_record, event, step, sagatype = tonumber(take()), take(), take(), take()
-  local known = fetch(KEYS[at_record], 'state', 'type', 'd:' .. participant .. ':' .. event)
+  local known = ask_hash('HMGET', KEYS[at_record], 'state', 'type', 'd:' .. participant .. ':' .. event)
   if not known or known[3] then return { 'ask' } end
-  local state = value_or(known[1], 'running')
-  local noted = fetch(KEYS[at_record + 1], 'a:' .. participant .. '/' .. step .. ':' .. event)
-  if not noted or noted[1] or state ~= 'running' and state ~= 'completed' then return { 'ask' } end
-  return { 'run', value_or(known[2], sagatype) }
+  local state = known[1] or 'running'
+  if state ~= 'running' and state ~= 'completed' then return { 'ask' } end
+  local work = KEYS[at_record + 1]
+  local size = ask_hash('HLEN', work)
+  if not size then return { 'ask' } end
+  if size > 0 and redis.call('HEXISTS', work, 'a:' .. participant .. '/' .. step .. ':' .. event) == 1 then
+    return { 'ask' }
+  end
+  return { 'run', known[2] or sagatype }
 end
 
 local answers = {}

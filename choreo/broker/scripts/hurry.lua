@@ -13,13 +13,13 @@ if before then return { 'hurried', before } end
 for _, field in ipairs(redis.call('HKEYS', KEYS[2])) do
   local turn_of = string.match(field, '^a:(.*)$')
   local due = turn_of and redis.call('ZSCORE', keys.timers, timer_id(saga, turn_of))
-  if due and tonumber(due) > tonumber(now) then saga.hurry[#saga.hurry + 1] = turn_of end
+  if due and tonumber(due) > tonumber(now) then add(saga, 'hurry', turn_of) end
 end
-local count = tostring(#saga.hurry)
+local count = tostring(#(saga.hurry or NONE))
 if count == '0' then return { 'hurried', count } end
 tell(saga, 'retry', {})
 obstacle = blocked(saga, keys)
 if obstacle then return { 'blocked', obstacle } end
-append(saga.fields, MARK, count)
+put(saga, 'fields', MARK, count)
 apply(saga, keys, now)
 return { 'hurried', count }

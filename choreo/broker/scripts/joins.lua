@@ -33,7 +33,7 @@ end
 
 local function clear_join(d, saga)
   for _, wanted in ipairs(d.joined) do
-    saga.drops[#saga.drops + 1] = 'x:' .. d.line .. ':' .. wanted
+    add(saga, 'drops', 'x:' .. d.line .. ':' .. wanted)
   end
 end
 
@@ -47,15 +47,15 @@ local function gather(d, saga)
   local ledgers
   parts, ledgers = complete(d, saga)
   if not parts then
-    saga.blobs = { part_field('j:', d, d.type), d.part, part_field('k:', d, d.type), d.parents }
+    put(saga, 'sets', part_field('j:', d, d.type), d.part)
+    put(saga, 'sets', part_field('k:', d, d.type), d.parents)
     fact(d, saga, 'waiting', { note = table.concat(ledgers, ' ') })
     return finish(d, saga, 'w')
   end
   for number, wanted in ipairs(d.wants) do
-    saga.blobs[#saga.blobs + 1] = 'x:' .. d.line .. ':' .. wanted
-    saga.blobs[#saga.blobs + 1] = parts[number]
-    saga.drops[#saga.drops + 1] = part_field('j:', d, wanted)
-    saga.drops[#saga.drops + 1] = part_field('k:', d, wanted)
+    put(saga, 'sets', 'x:' .. d.line .. ':' .. wanted, parts[number])
+    add(saga, 'drops', part_field('j:', d, wanted))
+    add(saga, 'drops', part_field('k:', d, wanted))
   end
   d.parts, d.parents = parts, table.concat(merge(ledgers), ' ')
   return nil

@@ -27,7 +27,7 @@ journal(saga, ARGV[1], 'lost', id, {
 })
 local obstacle = blocked(saga, keys)
 if obstacle then return { 'blocked', obstacle } end
-append(saga.fields, 'l:' .. id, entry)
+put(saga, 'fields', 'l:' .. id, entry)
 apply(saga, keys, ARGV[1])
 local fields = former[2]
 for _, each in ipairs({ 'subject', ARGV[2], 'fact', fact, 'type', ARGV[7], 'id', ARGV[8], 'error', ARGV[9] }) do

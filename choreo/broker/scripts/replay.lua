@@ -34,7 +34,7 @@ local function plan_undo()
   reopen('U')
   ask(saga, line, row)
   saga.forgets = { 'u:' .. line }
-  saga.drops[#saga.drops + 1] = 'a:undo:' .. line
+  add(saga, 'drops', 'a:undo:' .. line)
   return true
 end
 
@@ -54,11 +54,8 @@ local function plan_step()
   end
   saga.forgets = { mark }
   -- An attempt is to come: as long as it is, the saga is not forgotten.
-  saga.blobs = { 'a:' .. line, '0 ' .. token }
-  for number = 11, #ARGV, 2 do
-    saga.blobs[#saga.blobs + 1] = 'x:' .. ARGV[number]
-    saga.blobs[#saga.blobs + 1] = ARGV[number + 1]
-  end
+  put(saga, 'sets', 'a:' .. line, '0 ' .. token)
+  for number = 11, #ARGV, 2 do put(saga, 'sets', 'x:' .. ARGV[number], ARGV[number + 1]) end
   return true
 end
 
@@ -71,7 +68,7 @@ tell(saga, 'replay', about_letter(letter))
 obstacle = blocked(saga, keys) or (misfit(inbox, 'stream') and inbox)
 if obstacle then return { 'blocked', obstacle } end
 if rehearsal then return { 'replayed', saga.state } end
-append(saga.fields, MARK, '1')
+put(saga, 'fields', MARK, '1')
 apply(saga, keys, now)
 close_letter(id, 'replayed')
 if not is_undo then

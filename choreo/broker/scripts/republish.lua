@@ -23,5 +23,5 @@ if obstacle then return { 'blocked', obstacle } end
 if rehearsal then return { 'replayed', '' } end
 close_letter(id, 'replayed')
 redis.call('XADD', KEYS[8], '*', unpack(ARGV, 10))
-for _, fact in ipairs(saga.journal) do redis.call('XADD', keys.journal, '*', unpack(fact)) end
+write_journal(saga, keys)
 return { 'replayed', '' }

@@ -34,7 +34,7 @@ for _, field in ipairs(redis.call('HKEYS', KEYS[2])) do
     timers[#timers + 1] = timer_id(saga, entry)
   elseif kind == 'e' and row_of(saga, entry).status == 'B' then
     local participant, _, event = string.match(entry, ENTRY)
-    append(saga.fields, 'd:' .. participant .. ':' .. event, 'x' .. token)
+    put(saga, 'fields', 'd:' .. participant .. ':' .. event, 'x' .. token)
   end
 end
 
@@ -42,7 +42,7 @@ turn(saga, 'resolved')
 tell(saga, 'resolve', { settles = table.concat(facts, ' ') })
 obstacle = blocked(saga, keys)
 if obstacle then return { 'blocked', obstacle } end
-append(saga.fields, MARK, tostring(#open))
+put(saga, 'fields', MARK, tostring(#open))
 apply(saga, keys, now)
 redis.call('DEL', KEYS[2])
 for _, timer in ipairs(timers) do

@@ -21,11 +21,7 @@
 -- Causes of one step that are looked up. A join has a handful; a foreign producer may claim thousands.
 local MAX_PARENTS = 256
 local ENTRY = '^([^/]+)/(.-):(.*)$'
-
-local function value_or(value, default)
-  if value == false or value == nil then return default end
-  return value
-end
+local NONE = {}
 
 -- The greatest id that a stream can have. Behind an entry with it nothing can be added any more.
 local LAST = '18446744073709551615-18446744073709551615'
@@ -43,30 +39,44 @@ local function misfit(key, wanted)
   return kind ~= 'none' and kind ~= wanted
 end
 
--- Fields of a hash, or nil if the key has another type.
-local function fetch(key, ...)
-  local values = redis.pcall('HMGET', key, ...)
-  if not values.err then
+-- What a command says of a hash, or nil if the key has another type.
+local function ask_hash(command, key, ...)
+  local answer = redis.pcall(command, key, ...)
+  if type(answer) == 'number' or not answer.err then
     kinds[key] = kinds[key] or 'hash'
-    return values
+    return answer
   end
   if misfit(key, 'hash') then return nil end
-  return redis.call('HMGET', key, ...) -- whatever is wrong, the caller shall learn it
+  return redis.call(command, key, ...) -- whatever is wrong, the caller shall learn it
 end
 
 -- A saga's change, being planned. subject is its id; sagatype is what the caller believes its type to be;
--- known are its state, seq and type, if the caller has them.
-local function open_saga(record, work, subject, sagatype, known)
+-- known are its state, seq and type, if the caller has them; blank says that there is nothing in its work.
+--
+-- What the change consists of is listed as it comes up, by add() and put(), for most changes have little
+-- of it: `fields` and `forgets` of the record, `sets` and `drops` of the work, `rows` of the ledger that are
+-- known and those of them that are `dirty`, `asks` for undos, `events`, `journal`, `timers`, `voids`, `hurry`.
+local function open_saga(record, work, subject, sagatype, known, blank)
   known = known or redis.call('HMGET', record, 'state', 'seq', 'type')
   return {
-    record = record, work = work, subject = subject,
-    state = value_or(known[1], 'running'),
-    seq = tonumber(value_or(known[2], '0')),
-    type = value_or(known[3], sagatype),
-    turned = false, changed = not known[1], told = false,
-    fields = {}, rows = {}, dirty = {}, blobs = {}, drops = {}, asks = {}, events = {}, journal = {},
-    letter = nil, timers = {}, voids = {}, hurry = {}, counts = nil, forgets = {},
+    record = record, work = work, subject = subject, blank = blank, changed = not known[1],
+    state = known[1] or 'running', seq = known[2] or '0', type = known[3] or sagatype,
   }
+end
+
+local function add(saga, name, item)
+  local list = saga[name]
+  if list then list[#list + 1] = item else saga[name] = { item } end
+end
+
+local function put(saga, name, field, value)
+  local list = saga[name]
+  if list then
+    list[#list + 1] = field
+    list[#list + 1] = value
+  else
+    saga[name] = { field, value }
+  end
 end
 
 local function turn(saga, state)
@@ -80,8 +90,8 @@ end
 
 local function counts(saga)
   if not saga.counts then
-    local known = redis.call('HMGET', saga.work, 'n', 'f')
-    saga.counts = { n = tonumber(value_or(known[1], '0')), f = tonumber(value_or(known[2], '0')) }
+    local known = saga.blank and NONE or redis.call('HMGET', saga.work, 'n', 'f')
+    saga.counts = { n = tonumber(known[1] or 0), f = tonumber(known[2] or 0) }
   end
   return saga.counts
 end
@@ -91,19 +101,25 @@ local function parse_row(text)
   return { status = status, children = tonumber(children), parents = parents }
 end
 
+-- The rows of the ledger that are known.
+local function rows_of(saga)
+  saga.rows = saga.rows or {}
+  return saga.rows
+end
+
 -- The ledger's row of an entry, or false.
 local function row_of(saga, entry)
-  local row = saga.rows[entry]
-  if row == nil then
-    local text = redis.call('HGET', saga.work, 'e:' .. entry)
-    row = text and parse_row(text) or false
-    saga.rows[entry] = row
+  local rows = rows_of(saga)
+  if rows[entry] == nil then
+    local text = not saga.blank and redis.call('HGET', saga.work, 'e:' .. entry)
+    rows[entry] = text and parse_row(text) or false
   end
-  return row
+  return rows[entry]
 end
 
 local function put_row(saga, entry, row)
-  saga.rows[entry] = row
+  rows_of(saga)[entry] = row
+  saga.dirty = saga.dirty or {}
   saga.dirty[entry] = true
 end
 
@@ -137,7 +153,7 @@ end
 local function ask(saga, entry, row)
   row.status = 'U'
   put_row(saga, entry, row)
-  saga.asks[#saga.asks + 1] = entry
+  add(saga, 'asks', entry)
 end
 
 -- Nothing is left to do for this entry: its parents may be next.
@@ -159,8 +175,8 @@ local function settle(saga, entry, row, failed)
     counts(saga).f = counts(saga).f + 1
   else
     put_row(saga, entry, false)
-    saga.drops[#saga.drops + 1] = 'i:' .. entry
-    saga.drops[#saga.drops + 1] = 'r:' .. entry
+    add(saga, 'drops', 'i:' .. entry)
+    add(saga, 'drops', 'r:' .. entry)
   end
 end
 
@@ -179,7 +195,7 @@ end
 -- If a field of the work says that an event is planned: it will not be published any more.
 local function void(saga, field)
   if string.sub(field, 1, 2) == 't:' then
-    saga.voids[#saga.voids + 1] = timer_id(saga, 'plan:' .. string.sub(field, 3))
+    add(saga, 'voids', timer_id(saga, 'plan:' .. string.sub(field, 3)))
   end
 end
 
@@ -187,19 +203,19 @@ end
 -- Half-filled joins go: what they wait for would not be let through any more. So do planned events.
 local function unwind(saga)
   turn(saga, 'compensating')
-  for _, field in ipairs(redis.call('HKEYS', saga.work)) do
+  for _, field in ipairs(saga.blank and NONE or redis.call('HKEYS', saga.work)) do
     if string.sub(field, 1, 2) == 'e:' then
       row_of(saga, string.sub(field, 3))
     elseif string.find(field, '^[jkt]:') then
-      saga.drops[#saga.drops + 1] = field
+      add(saga, 'drops', field)
       void(saga, field)
     end
   end
   local leaves = {}
-  for entry, row in pairs(saga.rows) do
+  for entry, row in pairs(rows_of(saga)) do
     if row and row.status == 'D' and row.children == 0 then leaves[#leaves + 1] = entry end
     -- A step that waits for its next attempt may have taken effect. It shall be looked at now.
-    if row and row.status == 'S' then saga.hurry[#saga.hurry + 1] = entry end
+    if row and row.status == 'S' then add(saga, 'hurry', entry) end
   end
   table.sort(leaves)
   for _, entry in ipairs(leaves) do ask(saga, entry, saga.rows[entry]) end
@@ -222,22 +238,24 @@ local function append_outcome(saga, fields)
     append(fields, 'seq', tostring(saga.seq))
     saga.turned = false
   end
-  if not saga.told and #saga.asks > 0 then
+  if saga.asks and not saga.told then
     append(fields, 'asks', table.concat(saga.asks, ' '))
     saga.told = true
   end
 end
 
--- A journal entry. `about` holds the attributes that are particular to its kind.
+-- What is particular to the kinds of journal entries.
+local ATTRIBUTES = {
+  'type', 'cause', 'participant', 'step', 'undo', 'began', 'attempt', 'due', 'note', 'detail', 'order', 'settles',
+}
+
+-- A journal entry. `about` holds those attributes that it has.
 local function journal(saga, now, kind, id, about)
   local fields = { 'id', kind .. ':' .. id, 'kind', kind, 'subject', saga.subject, 'time', now }
   append(fields, 'sagatype', saga.type)
-  for _, name in ipairs({ 'type', 'cause', 'participant', 'step', 'undo', 'began', 'attempt', 'due', 'note', 'detail',
-    'order', 'settles' }) do
-    append(fields, name, about[name])
-  end
+  for _, name in ipairs(ATTRIBUTES) do append(fields, name, about[name]) end
   append_outcome(saga, fields)
-  saga.journal[#saga.journal + 1] = fields
+  add(saga, 'journal', fields)
 end
 
 ---- writing -------------------------------------------------------------------------------------
@@ -254,10 +272,10 @@ local function blocked(saga, keys)
   end
   if misfit(keys.timers, 'zset') then return keys.timers end
   if misfit(keys.parked, 'hash') then return keys.parked end
-  for _, event in ipairs(saga.events) do
+  for _, event in ipairs(saga.events or NONE) do
     if misfit(event.stream, 'stream') then return event.stream end
   end
-  for _, entry in ipairs(saga.asks) do
+  for _, entry in ipairs(saga.asks or NONE) do
     local inbox = keys.inbox .. string.match(entry, ENTRY)
     if misfit(inbox, 'stream') then return inbox end
   end
@@ -272,35 +290,31 @@ local function drop_fields(saga, fields)
 end
 
 local function set_fields(saga, fields)
+  saga.blank = false
   for first = 1, #fields, 1000 do
     redis.call('HSET', saga.work, unpack(fields, first, math.min(#fields, first + 999)))
   end
 end
 
 local function write_ledger(saga)
-  local sets, drops = saga.blobs, saga.drops
-  for entry in pairs(saga.dirty) do
+  for entry in pairs(saga.dirty or NONE) do
     local row = saga.rows[entry]
     if row then
-      sets[#sets + 1] = 'e:' .. entry
-      sets[#sets + 1] = row.status .. ' ' .. row.children .. ' ' .. row.parents
+      put(saga, 'sets', 'e:' .. entry, row.status .. ' ' .. row.children .. ' ' .. row.parents)
     else
-      drops[#drops + 1] = 'e:' .. entry
+      add(saga, 'drops', 'e:' .. entry)
     end
   end
-  if saga.counts then
-    if saga.counts.n == 0 and saga.counts.f == 0 then
-      drops[#drops + 1] = 'n'
-      drops[#drops + 1] = 'f'
-    else
-      sets[#sets + 1] = 'n'
-      sets[#sets + 1] = saga.counts.n
-      sets[#sets + 1] = 'f'
-      sets[#sets + 1] = saga.counts.f
-    end
+  local counted = saga.counts
+  if counted and counted.n == 0 and counted.f == 0 then
+    add(saga, 'drops', 'n')
+    add(saga, 'drops', 'f')
+  elseif counted then
+    put(saga, 'sets', 'n', counted.n)
+    put(saga, 'sets', 'f', counted.f)
   end
-  set_fields(saga, sets)
-  drop_fields(saga, drops)
+  if saga.sets then set_fields(saga, saga.sets) end
+  if saga.drops then drop_fields(saga, saga.drops) end
 end
 
 -- A completed saga is never undone: its ledger goes, and what it planned. What joins still wait with stays,
@@ -321,13 +335,17 @@ local function send_asks(saga, keys, now)
   end
 end
 
+local function write_journal(saga, keys)
+  for _, fact in ipairs(saga.journal or NONE) do redis.call('XADD', keys.journal, '*', unpack(fact)) end
+end
+
 local function set_timers(saga, keys, now)
-  for _, id in ipairs(saga.voids) do
+  for _, id in ipairs(saga.voids or NONE) do
     redis.call('ZREM', keys.timers, id)
     redis.call('HDEL', keys.parked, id, 's:' .. id)
   end
-  for _, entry in ipairs(saga.hurry) do redis.call('ZADD', keys.timers, 'XX', now, timer_id(saga, entry)) end
-  for _, timer in ipairs(saga.timers) do
+  for _, entry in ipairs(saga.hurry or NONE) do redis.call('ZADD', keys.timers, 'XX', now, timer_id(saga, entry)) end
+  for _, timer in ipairs(saga.timers or NONE) do
     redis.call('HSET', keys.parked, timer.id, timer.payload, 's:' .. timer.id, saga.subject)
     redis.call('ZADD', keys.timers, timer.due, timer.id)
   end
@@ -348,23 +366,20 @@ end
 
 -- Write a planned change. Only to be called when blocked() found nothing.
 local function apply(saga, keys, now)
-  local fields = saga.fields
   if saga.changed then
-    append(fields, 'state', saga.state)
-    append(fields, 'seq', tostring(saga.seq))
-    append(fields, 'type', saga.type)
+    if saga.type ~= '' then put(saga, 'fields', 'type', saga.type) end
+    redis.call('HSET', saga.record, 'state', saga.state, 'seq', tostring(saga.seq), unpack(saga.fields or NONE))
+  elseif saga.fields then
+    redis.call('HSET', saga.record, unpack(saga.fields))
   end
-  if #fields > 0 then redis.call('HSET', saga.record, unpack(fields)) end
-  if #saga.forgets > 0 then redis.call('HDEL', saga.record, unpack(saga.forgets)) end
+  if saga.forgets then redis.call('HDEL', saga.record, unpack(saga.forgets)) end
   write_ledger(saga)
-  if saga.changed and saga.state == 'completed' then forget_ledger(saga) end
-  for _, event in ipairs(saga.events) do
+  if saga.changed and saga.state == 'completed' and not saga.blank then forget_ledger(saga) end
+  for _, event in ipairs(saga.events or NONE) do
     redis.call('XADD', event.stream, '*', unpack(event.fields))
   end
-  send_asks(saga, keys, now)
-  for _, fact in ipairs(saga.journal) do
-    redis.call('XADD', keys.journal, '*', unpack(fact))
-  end
-  set_timers(saga, keys, now)
+  if saga.asks then send_asks(saga, keys, now) end
+  write_journal(saga, keys)
+  if saga.voids or saga.hurry or saga.timers then set_timers(saga, keys, now) end
   if saga.letter then write_letter(saga, keys) end
 end
