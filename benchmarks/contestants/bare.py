@@ -80,25 +80,26 @@ class _Loop:
     def commit(self, stream: bytes, entries: Sequence[tuple[bytes, list[bytes]]]) -> list[Any]:
         """The call of the gate for what was read of one stream: a `done` for each entry."""
         partition, fixed = self.fixed[stream]
-        keys: list[Any] = [*fixed, stream, ""]
+        keys: list[Any] = [*fixed]
         body: list[Any] = []
         for entry, flat in entries:
             fields = dict(zip(flat[::2], flat[1::2], strict=True))
             event = self.build(self.decode(fields[b"data"]))
             name = type(event).__name__
-            keys[6] = chain.TOPOLOGY.keys.stream(partition, _STREAMS[name])
             subject, cause = fields[b"subject"].decode(), fields[b"id"]
             digest = hashlib.blake2b(cause + self.role.encode(), digest_size=15).digest()
             body += (
-                "done", len(keys) + 1, 6, entry, 1, subject, "order", "step", cause, fields[b"type"],
-                secrets.token_urlsafe(6), "", int(time.time() * 1000), 1,
-                "", "", "", "", "", 0, "", 1,
-                7, urlsafe_b64encode(digest), name, "c1" if name == "OrderShipped" else "",
-                msgspec.json.encode(event), "",
+                "done", 1, entry, 1, subject, cause, secrets.token_urlsafe(6), int(time.time() * 1000),
+                "", 0, 0, "", 1, 1, urlsafe_b64encode(digest), msgspec.json.encode(event),
             )  # fmt: skip
             keys += (
                 chain.TOPOLOGY.keys.record(partition, subject), chain.TOPOLOGY.keys.work(partition, subject)
             )  # fmt: skip
         inboxes = chain.TOPOLOGY.keys.inbox_prefix(partition)
-        call = [int(time.time() * 1000), self.role, self.consumer, inboxes, len(entries)]
-        return ["EVALSHA", self.digest, len(keys), *keys, *call, *body]
+        first = len(keys) + 1
+        keys += (stream, chain.TOPOLOGY.keys.stream(partition, _STREAMS[name]))
+        call = [int(time.time() * 1000), self.role, self.consumer, inboxes]
+        route = [first, "order", "step", fields[b"type"], ""]
+        outlet = [first + 1, name, "c1" if name == "OrderShipped" else ""]
+        shared = [1, *route, 1, *outlet, len(entries)]
+        return ["EVALSHA", self.digest, len(keys), *keys, *call, *shared, *body]

@@ -185,13 +185,15 @@ class _Socket(FakeSocket):
 
     def _look(self, name: str, arguments: list[bytes]) -> Any:
         """The answer to what scripts ask most often, without the ceremony; ``None`` for anything else."""
-        if name not in ("type", "hget", "hmget"):
+        if name not in ("type", "hlen", "hget", "hmget"):
             return None
         item = self._db.get(arguments[0])
         if name == "type":
             return _scripts.status(self.type_cmd(CommandItem(arguments[0], self._db, item=item)).value)
         if item is None or not isinstance(item.value, Hash):
             return None
+        if name == "hlen":
+            return len(item.value)
         found = [value if (value := item.value.get(each)) is not None else False for each in arguments[1:]]
         return found[0] if name == "hget" else _scripts.runtime.table_from(found)
 

@@ -112,20 +112,38 @@ class Letter(msgspec.Struct, frozen=True):
         return cls(letter_id, tuple(part for pair in pairs.items() for part in pair))
 
 
-class _Keyring:
-    """Numbers the keys of one call, each once."""
+class _Shared:
+    """What the decisions of one call have in common, each said once and then called by its number."""
 
-    def __init__(self, fixed: Sequence[str]) -> None:
-        self.keys = list(fixed)
-        self._numbers: dict[str, int] = {}
+    def __init__(self, first_stream: int) -> None:
+        self.streams: dict[str, int] = {}
+        self.routes: dict[tuple[str, str, str, str, bool], int] = {}
+        self.outlets: dict[tuple[str, str, str], int] = {}
+        self._first_stream = first_stream
 
-    def number(self, *keys: str) -> int:
-        """The number of the first of ``keys``, which stand one after the other."""
-        found = self._numbers.get(keys[0])
-        if found is None:
-            found = self._numbers[keys[0]] = len(self.keys) + 1
-            self.keys.extend(keys)
-        return found
+    def route(self, head: Head) -> int:
+        """The number of where a delivery comes from, and of the step that it is for."""
+        route = (head.stream, head.saga_type, head.step, head.type, head.back)
+        return self.routes.get(route) or self.routes.setdefault(route, len(self.routes) + 1)
+
+    def outlet(self, emission: Emission) -> int:
+        """The number of where an event goes, and of what it does to the saga."""
+        ends = emission.ends if emission.due is None else "p"
+        outlet = (emission.stream, emission.type, ends)
+        return self.outlets.get(outlet) or self.outlets.setdefault(outlet, len(self.outlets) + 1)
+
+    def arguments(self) -> list[Argument]:
+        """The arguments that say it."""
+        arguments: list[Argument] = [len(self.routes)]
+        for stream, saga_type, step, event_type, back in self.routes:
+            arguments += (self._stream(stream), saga_type, step, event_type, _flag(back))
+        arguments.append(len(self.outlets))
+        for stream, event_type, ends in self.outlets:
+            arguments += (self._stream(stream), event_type, ends)
+        return arguments
+
+    def _stream(self, stream: str) -> int:
+        return self.streams.setdefault(stream, self._first_stream + len(self.streams))
 
 
 class Decision(msgspec.Struct, frozen=True):
@@ -134,23 +152,22 @@ class Decision(msgspec.Struct, frozen=True):
     kind: ClassVar[str]
     head: Head
 
-    def body(self, ring: _Keyring) -> list[Argument]:
+    def body(self, shared: _Shared) -> list[Argument]:
         """The arguments after the head."""
         raise NotImplementedError
 
-    def arguments(self, ring: _Keyring, record: int) -> list[Argument]:
-        """All arguments; ``record`` is the number of the record's key, and the work's key is the next."""
+    def arguments(self, shared: _Shared) -> list[Argument]:
+        """All arguments."""
         head = self.head
         return [
-            self.kind, record, ring.number(head.stream), head.entry, head.deliveries, head.saga_id,
-            head.saga_type, head.step, head.event, head.type, head.token, "1" if head.back else "",
-            head.began, head.attempt, *self.body(ring),
+            self.kind, shared.route(head), head.entry, head.deliveries, head.saga_id, head.event, head.token,
+            head.began, *self.body(shared),
         ]  # fmt: skip
 
     @property
     def weight(self) -> int:
         """About how many bytes it has."""
-        return _HEAD + sum(len(each) for each in self.body(_Keyring(())) if not isinstance(each, int))
+        return _HEAD + sum(len(each) for each in self.body(_Shared(0)) if not isinstance(each, int))
 
 
 class Look(Decision, frozen=True, gc=False):
@@ -158,9 +175,8 @@ class Look(Decision, frozen=True, gc=False):
 
     kind: ClassVar[str] = "look"
 
-    def arguments(self, ring: _Keyring, record: int) -> list[Argument]:
-        head = self.head
-        return [self.kind, record, head.event, head.step, head.saga_type]
+    def arguments(self, shared: _Shared) -> list[Argument]:
+        return [self.kind, shared.route(self.head), self.head.event]
 
     @property
     def weight(self) -> int:
@@ -180,8 +196,11 @@ class Begin(Decision, frozen=True, gc=False):
     most: int = MAX_DELIVERIES
     """How often it may begin and come to nothing."""
 
-    def body(self, ring: _Keyring) -> list[Argument]:
-        return [self.ledger, _flag(self.undoable), len(self.joins), *self.joins, self.part, self.most]
+    def body(self, shared: _Shared) -> list[Argument]:
+        return [
+            self.head.attempt, self.ledger, _flag(self.undoable), self.part, self.most, len(self.joins),
+            *self.joins,
+        ]  # fmt: skip
 
     @property
     def weight(self) -> int:
@@ -201,11 +220,13 @@ class Done(Decision, frozen=True, gc=False):
     emissions: tuple[Emission, ...] = ()
     traceparent: str = ""
 
-    def body(self, ring: _Keyring) -> list[Argument]:
-        known = self.result is not None
+    def body(self, shared: _Shared) -> list[Argument]:
+        kept: list[Argument] = [self.input] if self.keep else []
+        if self.keep and self.result is not None:
+            kept.append(self.result)
         return [
-            self.ledger, _flag(self.keep), self.input, _flag(known), self.result or b"",
-            len(self.joins), *self.joins, *_emissions(self.traceparent, self.emissions, ring),
+            self.ledger, len(kept), len(self.joins), self.traceparent, len(self.emissions),
+            *kept, *self.joins, *_emissions(self.emissions, shared),
         ]  # fmt: skip
 
     @property
@@ -232,9 +253,9 @@ class Failed(Decision, frozen=True):
     input: bytes = b""
     joins: tuple[str, ...] = ()
 
-    def body(self, ring: _Keyring) -> list[Argument]:
+    def body(self, shared: _Shared) -> list[Argument]:
         return [
-            self.reason, self.note, self.detail, self.ledger, _flag(self.keep), self.input,
+            self.head.attempt, self.reason, self.note, self.detail, self.ledger, _flag(self.keep), self.input,
             len(self.joins), *self.joins, self.letter.id, len(self.letter.fields), *self.letter.fields,
         ]  # fmt: skip
 
@@ -248,8 +269,8 @@ class Parking(msgspec.Struct, frozen=True):
     note: str
     detail: str
 
-    def arguments(self) -> list[Argument]:
-        return [self.due, self.payload, self.note, self.detail]
+    def arguments(self, attempt: int) -> list[Argument]:
+        return [attempt, self.due, self.payload, self.note, self.detail]
 
 
 class RetryStep(Decision, frozen=True):
@@ -263,9 +284,10 @@ class RetryStep(Decision, frozen=True):
     input: bytes = b""
     joins: tuple[str, ...] = ()
 
-    def body(self, ring: _Keyring) -> list[Argument]:
+    def body(self, shared: _Shared) -> list[Argument]:
         return [
-            *self.parking.arguments(), self.ledger, _flag(self.keep), self.input, len(self.joins), *self.joins
+            *self.parking.arguments(self.head.attempt), self.ledger, _flag(self.keep), self.input,
+            len(self.joins), *self.joins,
         ]  # fmt: skip
 
 
@@ -279,9 +301,9 @@ class Publish(Decision, frozen=True):
     ledger: str
     traceparent: str
 
-    def body(self, ring: _Keyring) -> list[Argument]:
-        events = _emissions(self.traceparent, [self.emission], ring)
-        return [self.source, self.cause, self.ledger, *events]
+    def body(self, shared: _Shared) -> list[Argument]:
+        events = _emissions((self.emission,), shared)
+        return [self.source, self.cause, self.ledger, self.traceparent, 1, *events]
 
 
 class RetryUndo(Decision, frozen=True):
@@ -291,8 +313,8 @@ class RetryUndo(Decision, frozen=True):
     undo: str
     parking: Parking
 
-    def body(self, ring: _Keyring) -> list[Argument]:
-        return [self.undo, *self.parking.arguments()]
+    def body(self, shared: _Shared) -> list[Argument]:
+        return [self.undo, *self.parking.arguments(self.head.attempt)]
 
 
 class BeginUndo(Decision, frozen=True):
@@ -303,8 +325,8 @@ class BeginUndo(Decision, frozen=True):
     most: int = MAX_DELIVERIES
     """How often it may begin and come to nothing."""
 
-    def body(self, ring: _Keyring) -> list[Argument]:
-        return [self.undo, self.most]
+    def body(self, shared: _Shared) -> list[Argument]:
+        return [self.undo, self.head.attempt, self.most]
 
 
 class Undone(Decision, frozen=True):
@@ -315,8 +337,9 @@ class Undone(Decision, frozen=True):
     emissions: tuple[Emission, ...] = ()
     traceparent: str = ""
 
-    def body(self, ring: _Keyring) -> list[Argument]:
-        return [self.undo, *_emissions(self.traceparent, self.emissions, ring)]
+    def body(self, shared: _Shared) -> list[Argument]:
+        events = _emissions(self.emissions, shared)
+        return [self.undo, self.traceparent, len(self.emissions), *events]
 
 
 class Stuck(Decision, frozen=True):
@@ -328,7 +351,7 @@ class Stuck(Decision, frozen=True):
     detail: str
     letter: Letter
 
-    def body(self, ring: _Keyring) -> list[Argument]:
+    def body(self, shared: _Shared) -> list[Argument]:
         fields = self.letter.fields
         return [self.undo, self.note, self.detail, self.letter.id, len(fields), *fields]
 
@@ -359,30 +382,31 @@ class Gate:
         self, identity: Identity, now: int, partition: int, decisions: Sequence[Decision]
     ) -> tuple[list[str], list[Argument]]:
         keys = self.keys
-        fixed = [
+        names = [
             keys.journal(partition), keys.dead(partition), keys.letters(partition),
             keys.timers(partition), keys.parked(partition),
         ]  # fmt: skip
-        ring = _Keyring(fixed)
-        arguments: list[Argument] = [
-            now, identity.participant, identity.consumer, keys.inbox_prefix(partition), len(decisions)
-        ]  # fmt: skip
+        shared = _Shared(len(names) + 2 * len(decisions) + 1)
+        body: list[Argument] = []
         for decision in decisions:
             saga_id = decision.head.saga_id
-            record = ring.number(keys.record(partition, saga_id), keys.work(partition, saga_id))
-            arguments += decision.arguments(ring, record)
-        return ring.keys, arguments
+            names += (keys.record(partition, saga_id), keys.work(partition, saga_id))
+            body += decision.arguments(shared)
+        head: list[Argument] = [now, identity.participant, identity.consumer, keys.inbox_prefix(partition)]
+        arguments = [*head, *shared.arguments(), len(decisions), *body]
+        return [*names, *shared.streams], arguments
 
 
 def _flag(value: bool) -> str:
     return "1" if value else ""
 
 
-def _emissions(traceparent: str, emissions: Sequence[Emission], ring: _Keyring) -> list[Argument]:
-    arguments: list[Argument] = [traceparent, len(emissions)]
+def _emissions(emissions: Sequence[Emission], shared: _Shared) -> list[Argument]:
+    arguments: list[Argument] = []
     for each in emissions:
-        due = "" if each.due is None else each.due
-        arguments += (ring.number(each.stream), each.id, each.type, each.ends, each.data, due)
+        arguments += (shared.outlet(each), each.id, each.data)
+        if each.due is not None:
+            arguments.append(each.due)
     return arguments
 
 

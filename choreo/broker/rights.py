@@ -31,6 +31,7 @@ FORMS: Mapping[str, tuple[Argument, ...]] = {
     "HGETALL": (_KEY,),
     "HINCRBY": (_KEY, "none", "no number"),
     "HKEYS": (_KEY,),
+    "HLEN": (_KEY,),
     "HMGET": (_KEY, "none"),
     "HSCAN": (_KEY, 0),
     "HSET": (_KEY, "name", "value", "no value follows"),

@@ -25,32 +25,34 @@ end
 
 -- Publish an event later: it is parked, unless its saga has ended or turned with this very commit.
 local function plan(d, saga, event, back)
-  local line = participant .. '/' .. d.step .. ':' .. event[2]
-  journal(saga, now, 'planned', event[2], {
-    type = event[3], cause = d.event, participant = participant, step = d.step, undo = d.undo, due = event[6],
+  local line = d.route.line .. event.id
+  journal(saga, now, 'planned', event.id, {
+    type = event.outlet.type, cause = d.event, participant = participant, step = d.route.step, undo = d.undo,
+    due = event.due,
   })
   if not back then
     if saga.state ~= 'running' then return end
-    put(saga, 'sets', 't:' .. line, event[6])
+    put(saga, 'sets', 't:' .. line, event.due)
   end
-  add(saga, 'timers', { id = timer_id(saga, 'plan:' .. line), due = event[6], payload = event[5] })
+  add(saga, 'timers', { id = timer_id(saga, 'plan:' .. line), due = event.due, payload = event.data })
 end
 
 -- Publish the events of a commit: those of now, then the planned ones.
 local function emit(d, saga, source, ledger, back)
-  local aborting, running = false, saga.state == 'running'
-  for _, event in ipairs(d.immediate) do aborting = aborting or event[4] == 'a' end
-  for _, event in ipairs(d.immediate) do
-    local fields = { 'id', event[2], 'type', event[3], 'source', source, 'subject', saga.subject,
-      'time', now, 'cause', d.cause or d.event, 'began', d.began }
-    if not aborting or event[4] == 'a' then end_by(saga, event[3], event[4]) end
-    append(fields, 'sagatype', saga.type)
-    append(fields, 'ledger', ledger)
-    append(fields, 'phase', (back or (running and event[4] == 'a')) and 'back')
-    append(fields, 'traceparent', d.traceparent)
-    append_outcome(saga, fields)
-    append(fields, 'data', event[5])
-    add(saga, 'events', { stream = KEYS[tonumber(event[1])], fields = fields })
+  local running = saga.state == 'running'
+  for _, event in ipairs(d.immediate or NONE) do
+    local outlet = event.outlet
+    local aborts = outlet.ends == 'a'
+    if aborts or not d.aborts then end_by(saga, outlet.type, outlet.ends) end
+    local entry = {
+      outlet.stream, '*', 'id', event.id, 'type', outlet.type, 'source', source, 'subject', saga.subject, 'time', now,
+      'cause', d.cause or d.event, 'began', d.began, 'sagatype', saga.type, 'data', event.data,
+    }
+    append(entry, 'ledger', ledger)
+    append(entry, 'phase', (back or running and aborts) and 'back')
+    append(entry, 'traceparent', d.traceparent)
+    append_outcome(saga, entry)
+    add(saga, 'events', entry)
   end
-  for _, event in ipairs(d.planned) do plan(d, saga, event, back) end
+  for _, event in ipairs(d.planned or NONE) do plan(d, saga, event, back) end
 end

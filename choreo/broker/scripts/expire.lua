@@ -70,12 +70,12 @@ local function reprieve(s)
 end
 
 local function tell(saga, s)
-  local fields = { 'id', s.event, 'type', 'SagaTimedOut', 'source', 'choreo', 'subject', s.id, 'time', now,
-    'phase', 'back' }
-  append(fields, 'sagatype', saga.type)
-  append_outcome(saga, fields)
-  append(fields, 'data', s.data)
-  add(saga, 'events', { stream = KEYS[8], fields = fields })
+  local entry = {
+    KEYS[8], '*', 'id', s.event, 'type', 'SagaTimedOut', 'source', 'choreo', 'subject', s.id, 'time', now,
+    'phase', 'back', 'sagatype', saga.type, 'data', s.data,
+  }
+  append_outcome(saga, entry)
+  add(saga, 'events', entry)
 end
 
 local function expire(s)

@@ -2,9 +2,12 @@
 --
 -- The commit gate: everything that a worker decides about deliveries of one partition, in one batch.
 --
--- KEYS  1 journal, 2 dead letters, 3 their states, 4 timers, 5 what is parked, then the records, works and streams of the batch
--- ARGV  1 now (ms), 2 participant, 3 consumer, 4 prefix of inboxes, 5 how many decisions; then each
---       decision: a head that all share, and a body by its kind (see the `read_` functions).
+-- KEYS  1 journal, 2 dead letters, 3 their states, 4 timers, 5 what is parked, then the record and the work of each
+--       decision's saga, then the streams of the batch
+-- ARGV  1 now (ms), 2 participant, 3 consumer, 4 prefix of inboxes; then how many routes, each: stream (its key's
+--       number), saga type, step, event type, whether it is of the way back; how many outlets, each: stream, event
+--       type, what it ends ('' nothing, 'a' aborts, 'c1' completes, 'cN' one of N; 'p' for one that is planned);
+--       how many decisions, each: its kind, a head, and a body by its kind (see the `read_` functions)
 --
 -- Returns one array per decision: its answer, then what the kind of decision returns.
 --   run        begin: go ahead              committed  it is written, now or by an earlier try
@@ -21,70 +24,82 @@
 ---- reading decisions ---------------------------------------------------------------------------
 
 local function read_begin(d)
-  d.parents, d.undoable, d.wants, d.part = take(), take() ~= '', take_list(1), take()
-  d.most = tonumber(take())
+  local undoable, wants
+  d.attempt, d.parents, undoable, d.part, d.most, wants = take(6)
+  d.undoable, d.wants = undoable ~= '', take_list(wants)
 end
 
 -- What a step leaves in the ledger: its causes, and whether it has anything to undo.
 local function read_effect(d)
-  d.parents, d.keep, d.input = take(), take() ~= '', take()
+  local keep, joined
+  d.parents, keep, d.input, joined = take(4)
+  d.keep, d.joined = keep ~= '', take_list(joined)
 end
 
--- The events that a handler emitted: stream, id, type, what it ends, data, when it is due. One that is
--- due later has '' for its end (that is seen when it is published), and what to park for its data.
-local function read_events(d)
-  d.traceparent, d.events, d.immediate, d.planned = take(), take_list(6), {}, {}
-  for _, event in ipairs(d.events) do
-    local list = event[6] == '' and d.immediate or d.planned
-    list[#list + 1] = event
+-- The events that a handler emitted. One that is due later is not parked with what it does to its saga: that
+-- is seen when it is published.
+local function read_events(d, traceparent, count)
+  d.traceparent = traceparent
+  for _ = 1, tonumber(count) do
+    local number, id, data = take(3)
+    local outlet = outlets[number]
+    if outlet.ends == 'p' then
+      add(d, 'planned', { outlet = outlet, id = id, data = data, due = take(1) })
+    else
+      if outlet.ends == 'a' then d.aborts = true end
+      add(d, 'immediate', { outlet = outlet, id = id, data = data })
+    end
   end
 end
 
 local function read_letter(d)
-  d.letter = { id = take(), fields = take_list(1) }
+  local id, count = take(2)
+  d.letter = { id = id, fields = take_list(count) or NONE }
 end
 
 -- What is to happen when an attempt failed and another is to follow.
 local function read_timer(d)
-  d.timer = { due = take(), payload = take() }
-  d.note, d.detail = take(), take()
+  local due, payload
+  d.attempt, due, payload, d.note, d.detail = take(5)
+  d.timer = { due = due, payload = payload }
 end
 
 local function read_done(d)
-  read_effect(d)
-  d.known, d.result = take() ~= '', take()
-  d.joined = take_list(1)
-  read_events(d)
+  local kept, joined, traceparent, count
+  d.parents, kept, joined, traceparent, count = take(5)
+  if kept ~= '0' then
+    d.keep, d.input = true, take(1)
+    if kept == '2' then d.result = take(1) end
+  end
+  if joined ~= '0' then d.joined = take_list(joined) end
+  read_events(d, traceparent, count)
 end
 
 local function read_failed(d)
-  d.kind, d.note, d.detail = take(), take(), take()
+  d.attempt, d.kind, d.note, d.detail = take(4)
   read_effect(d)
-  d.joined = take_list(1)
   read_letter(d)
 end
 
 local function read_retry(d)
   read_timer(d)
   read_effect(d)
-  d.joined = take_list(1)
 end
 
 local function read_publish(d)
-  d.source, d.cause, d.ledger = take(), take(), take()
+  d.source, d.cause, d.ledger = take(3)
   d.mark = 'p:' .. d.event
-  read_events(d)
+  read_events(d, take(2))
 end
 
 local function read_undo(d)
-  d.undo = take()
+  d.undo = take(1)
   d.mark = 'u:' .. d.line
-  d.turn = 'undo:' .. d.line
 end
 
 local function read_begin_undo(d)
   read_undo(d)
-  d.most = tonumber(take())
+  d.attempt, d.most = take(2)
 end
 
 local function read_retry_undo(d)
@@ -94,12 +109,12 @@ end
 
 local function read_undone(d)
   read_undo(d)
-  read_events(d)
+  read_events(d, take(2))
 end
 
 local function read_stuck(d)
   read_undo(d)
-  d.note, d.detail = take(), take()
+  d.note, d.detail = take(2)
   read_letter(d)
 end
 
@@ -122,13 +137,13 @@ end
 -- A step that is due when its saga unwinds is not run. It may have run before, though.
 local function refrain(d, saga, row)
   if row then
-    local parts = #d.wants > 0 and fired(d, saga) or {}
+    local parts = d.wants and fired(d, saga) or {}
     return { 'doubt', saga.type, unpack(parts) }
   end
   if not ours(d) then return { 'stale' } end
   d.joined = d.wants
-  clear_join(d, saga)
-  fact(d, saga, 'skipped', {})
+  if d.joined then clear_join(d, saga) end
+  fact(d, saga, 'skipped', NONE)
   return finish(d, saga, 'l')
 end
 
@@ -136,14 +151,14 @@ local function begin(d, saga)
   -- A step that has lost its undo since it began must not leave its row open for ever.
   local row = (d.undoable or unwinds(saga)) and row_of(saga, d.line)
   if unwinds(saga) and not d.back then return refrain(d, saga, row) end
-  if #d.wants > 0 then
+  if d.wants then
     if not ours(d) then return { 'stale' } end
     local answer = gather(d, saga)
     if answer then return answer end
   end
   local enters = d.undoable and not row and saga.state == 'running' and not d.back
   if enters then enter(saga, d.line, 'S', d.parents) end
-  return let_begin(d, saga, d.parts or {})
+  return let_begin(d, saga, d.parts or NONE)
 end
 
 -- Note in the ledger that a step took effect, or may have. Nothing is undone any more in a saga that an
@@ -155,7 +170,7 @@ local function note_effect(d, saga)
   row.status = 'D'
   put_row(saga, d.line, row)
   put(saga, 'sets', 'i:' .. d.line, d.input)
-  if d.known then put(saga, 'sets', 'r:' .. d.line, d.result) end
+  if d.result then put(saga, 'sets', 'r:' .. d.line, d.result) end
   if saga.state ~= 'running' then ask(saga, d.line, row) end
 end
 
@@ -166,16 +181,24 @@ end
 
 -- A step of the way back that had failed, and was replayed, has succeeded: nobody waits for it any more.
 local function settle_back(d, saga)
-  local row = d.back and saga.state == 'compensating' and row_of(saga, d.line)
+  local row = saga.state == 'compensating' and row_of(saga, d.line)
   if row and row.status == 'B' then
     settle(saga, d.line, row, false)
     close_if_unwound(saga)
   end
 end
 
+-- The types of the events that are not published.
+local function withheld(d)
+  local types = {}
+  for _, event in ipairs(d.immediate or NONE) do types[#types + 1] = event.outlet.type end
+  for _, event in ipairs(d.planned or NONE) do types[#types + 1] = event.outlet.type end
+  return table.concat(types, ' ')
+end
+
 local function done(d, saga)
-  clear_join(d, saga)
-  settle_back(d, saga)
+  if d.joined then clear_join(d, saga) end
+  if d.back then settle_back(d, saga) end
   local ledger = d.parents
   if saga.state ~= 'completed' and not d.back then
     if d.keep then
@@ -186,14 +209,12 @@ local function done(d, saga)
     end
   end
   if unwinds(saga) and not d.back then
-    local withheld = {}
-    for number, event in ipairs(d.events) do withheld[number] = event[3] end
     close_if_unwound(saga)
-    fact(d, saga, 'late', { note = table.concat(withheld, ' ') })
+    fact(d, saga, 'late', { note = withheld(d) })
     return finish(d, saga, 'l')
   end
-  if #d.immediate == 0 then fact(d, saga, 'done', {}) end
-  emit(d, saga, participant .. '/' .. d.step, ledger, d.back)
+  if not d.immediate then fact(d, saga, 'done', NONE) end
+  emit(d, saga, d.route.source, ledger, d.back)
   return finish(d, saga, 'c')
 end
 
@@ -212,7 +233,7 @@ end
 
 -- Acknowledge a delivery without a done mark: its step is to run again, by a timer or by an operator.
 local function hold(d, saga, kind, about)
-  put(saga, 'sets', 'a:' .. d.turn, d.attempt .. ' ' .. d.token)
+  put(saga, 'sets', 'a:' .. turn_of(d), d.attempt .. ' ' .. d.token)
   forget_runs(d, saga)
   about.note, about.detail, about.attempt = d.note, d.detail, d.attempt
   fact(d, saga, kind, about)
@@ -237,7 +258,7 @@ local function failed(d, saga)
     if saga.state == 'running' and not d.back then return suspend(d, saga) end
     d.kind = 'dead'
   end
-  clear_join(d, saga)
+  if d.joined then clear_join(d, saga) end
   local running = saga.state == 'running'
   if d.kind == 'dead' or not (running or unwinds(saga) and not d.back) then saga.letter = d.letter end
   if saga.state ~= 'completed' and not d.back then
@@ -252,7 +273,7 @@ end
 
 -- An attempt failed: park the next one.
 local function park(d, saga, about)
-  add(saga, 'timers', { id = timer_id(saga, d.turn), due = d.timer.due, payload = d.timer.payload })
+  add(saga, 'timers', { id = timer_id(saga, turn_of(d)), due = d.timer.due, payload = d.timer.payload })
   about.due = d.timer.due
   return hold(d, saga, 'retrying', about)
 end
@@ -260,7 +281,7 @@ end
 local function retry(d, saga)
   if unwinds(saga) and not d.back then
     -- No further attempt; but nobody knows whether this one took effect.
-    clear_join(d, saga)
+    if d.joined then clear_join(d, saga) end
     if d.keep or row_of(saga, d.line) then note_effect(d, saga) end
     fact(d, saga, 'late', { detail = d.note, attempt = d.attempt })
     return finish(d, saga, 'l')
@@ -279,19 +300,19 @@ end
 ---- undos ---------------------------------------------------------------------------------------
 
 local function begin_undo(d, saga)
-  local packed = redis.call('HMGET', d.work, 'i:' .. d.line, 'r:' .. d.line)
+  local packed = redis.call('HMGET', saga.work, 'i:' .. d.line, 'r:' .. d.line)
   return let_begin(d, saga, { packed[1] or '', packed[2] or '' })
 end
 
 local function retry_undo(d, saga)
-  return park(d, saga, { undo = d.undo })
+  return park(d, saga, {})
 end
 
 local function undone(d, saga)
   settle(saga, d.line, d.row, false)
   close_if_unwound(saga)
-  fact(d, saga, 'undone', { undo = d.undo })
-  emit(d, saga, participant .. '/' .. d.step .. '/' .. d.undo, '', true)
+  fact(d, saga, 'undone', NONE)
+  emit(d, saga, d.route.source .. '/' .. d.undo, '', true)
   return finish(d, saga, 'c')
 end
 
@@ -299,7 +320,7 @@ local function stuck(d, saga)
   settle(saga, d.line, d.row, true)
   close_if_unwound(saga)
   saga.letter = d.letter
-  fact(d, saga, 'stuck', { undo = d.undo, note = d.note, detail = d.detail })
+  fact(d, saga, 'stuck', { note = d.note, detail = d.detail })
   return finish(d, saga, 'c')
 end
 
@@ -319,22 +340,24 @@ local decisions = {
   retry_undo = { read = read_retry_undo, decide = retry_undo, again = true, fenced = true, undo = true },
 }
 
-local function answer(decision)
-  local d = read_head()
+local function answer(decision, record, work)
+  local d, subject = read_head()
   decision.read(d)
-  local known = ask_hash('HMGET', d.record, 'state', 'seq', 'type', d.mark)
-  if not known then return { 'blocked', d.record } end
+  local known = ask_hash('HMGET', record, 'state', 'seq', 'type', d.mark)
+  if not known then return { 'blocked', record } end
   local settled = decided(d, known[4])
   if settled then return settled end
-  local size = ask_hash('HLEN', d.work)
-  if not size then return { 'blocked', d.work } end
-  local blank = size == 0
-  local noted = blank and NONE or redis.call('HMGET', d.work, 'a:' .. d.turn, 'e:' .. d.line, 'b:' .. d.turn)
-  d.noted, d.runs = noted[1], noted[3]
-  settled = decision.again and outrun(d, d.noted)
-  if settled then return settled end
-  local saga = open_saga(d.record, d.work, d.subject, d.sagatype, known, blank)
-  if not blank then saga.rows = { [d.line] = noted[2] and parse_row(noted[2]) } end
+  local size = ask_hash('HLEN', work)
+  if not size then return { 'blocked', work } end
+  local saga = open_saga(record, work, subject, d.route.sagatype, known)
+  saga.sound, saga.blank = true, size == 0
+  if not saga.blank then
+    local turn = turn_of(d)
+    local noted = redis.call('HMGET', work, 'a:' .. turn, 'e:' .. d.line, 'b:' .. turn)
+    settled = noted[1] and decision.again and outrun(d, noted[1])
+    if settled then return settled end
+    d.noted, d.runs, saga.rows = noted[1], noted[3], { [d.line] = noted[2] and parse_row(noted[2]) }
+  end
   if decision.undo then
     d.row = row_of(saga, d.line)
     if not d.row or d.row.status ~= 'U' then
@@ -348,25 +371,22 @@ end
 
 -- Most steps that want to begin only need their saga's state, and no mark in the way. Whatever else there
 -- is to it, the caller learns by `begin`.
-local function look()
-  local at_record, event, step, sagatype = tonumber(take()), take(), take(), take()
-  local known = ask_hash('HMGET', KEYS[at_record], 'state', 'type', 'd:' .. participant .. ':' .. event)
+local function look(record, work)
+  local number, event = take(2)
+  local route = routes[number]
+  local known = ask_hash('HMGET', record, 'state', 'type', DONE .. event)
   if not known or known[3] then return { 'ask' } end
   local state = known[1] or 'running'
   if state ~= 'running' and state ~= 'completed' then return { 'ask' } end
-  local work = KEYS[at_record + 1]
   local size = ask_hash('HLEN', work)
-  if not size then return { 'ask' } end
-  if size > 0 and redis.call('HEXISTS', work, 'a:' .. participant .. '/' .. step .. ':' .. event) == 1 then
-    return { 'ask' }
-  end
-  return { 'run', known[2] or sagatype }
+  if not size or size > 0 and redis.call('HEXISTS', work, 'a:' .. route.line .. event) == 1 then return { 'ask' } end
+  return { 'run', known[2] or route.sagatype }
 end
 
 local answers = {}
-for number = 1, tonumber(ARGV[5]) do
-  local kind = take()
-  answers[number] = kind == 'look' and look() or answer(decisions[kind])
+for number = 1, many do
+  local kind, record, work = take(1), KEYS[4 + 2 * number], KEYS[5 + 2 * number]
+  answers[number] = kind == 'look' and look(record, work) or answer(decisions[kind], record, work)
 end
 acknowledge_all()
 return answers

@@ -1,7 +1,7 @@
 -- Joins: steps that wait until several events of their saga are there.
 
 local function part_field(prefix, d, wanted)
-  return prefix .. participant .. '/' .. d.step .. ':' .. wanted
+  return prefix .. d.route.line .. wanted
 end
 
 -- The parts of a join that fired for this event, in the order of its types, or nil.
@@ -19,7 +19,7 @@ end
 local function complete(d, saga)
   local parts, ledgers, missing = {}, {}, {}
   for number, wanted in ipairs(d.wants) do
-    if wanted == d.type then
+    if wanted == d.route.type then
       parts[number], ledgers[number] = d.part, d.parents
     else
       parts[number] = redis.call('HGET', saga.work, part_field('j:', d, wanted))
@@ -47,8 +47,8 @@ local function gather(d, saga)
   local ledgers
   parts, ledgers = complete(d, saga)
   if not parts then
-    put(saga, 'sets', part_field('j:', d, d.type), d.part)
-    put(saga, 'sets', part_field('k:', d, d.type), d.parents)
+    put(saga, 'sets', part_field('j:', d, d.route.type), d.part)
+    put(saga, 'sets', part_field('k:', d, d.route.type), d.parents)
     fact(d, saga, 'waiting', { note = table.concat(ledgers, ' ') })
     return finish(d, saga, 'w')
   end

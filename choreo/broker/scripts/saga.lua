@@ -42,24 +42,24 @@ end
 -- What a command says of a hash, or nil if the key has another type.
 local function ask_hash(command, key, ...)
   local answer = redis.pcall(command, key, ...)
-  if type(answer) == 'number' or not answer.err then
-    kinds[key] = kinds[key] or 'hash'
-    return answer
-  end
+  if type(answer) == 'number' or not answer.err then return answer end
   if misfit(key, 'hash') then return nil end
   return redis.call(command, key, ...) -- whatever is wrong, the caller shall learn it
 end
 
 -- A saga's change, being planned. subject is its id; sagatype is what the caller believes its type to be;
--- known are its state, seq and type, if the caller has them; blank says that there is nothing in its work.
+-- known are its state, seq and type, if the caller has them.
+--
+-- Whoever has looked sets `sound` (the record and the work are hashes, if they are there at all) and `blank`
+-- (there is nothing in the work).
 --
 -- What the change consists of is listed as it comes up, by add() and put(), for most changes have little
 -- of it: `fields` and `forgets` of the record, `sets` and `drops` of the work, `rows` of the ledger that are
 -- known and those of them that are `dirty`, `asks` for undos, `events`, `journal`, `timers`, `voids`, `hurry`.
-local function open_saga(record, work, subject, sagatype, known, blank)
+local function open_saga(record, work, subject, sagatype, known)
   known = known or redis.call('HMGET', record, 'state', 'seq', 'type')
   return {
-    record = record, work = work, subject = subject, blank = blank, changed = not known[1],
+    record = record, work = work, subject = subject, sound = false, blank = false, changed = not known[1],
     state = known[1] or 'running', seq = known[2] or '0', type = known[3] or sagatype,
   }
 end
@@ -81,7 +81,7 @@ end
 
 local function turn(saga, state)
   saga.state = state
-  saga.seq = saga.seq + 1
+  saga.seq = tostring(saga.seq + 1)
   saga.turned = true
   saga.changed = true
 end
@@ -107,14 +107,15 @@ local function rows_of(saga)
   return saga.rows
 end
 
--- The ledger's row of an entry, or false.
+-- The ledger's row of an entry, or nothing.
 local function row_of(saga, entry)
-  local rows = rows_of(saga)
-  if rows[entry] == nil then
-    local text = not saga.blank and redis.call('HGET', saga.work, 'e:' .. entry)
-    rows[entry] = text and parse_row(text) or false
+  local row = saga.rows and saga.rows[entry]
+  if row == nil and not saga.blank then
+    local text = redis.call('HGET', saga.work, 'e:' .. entry)
+    row = text and parse_row(text) or false
+    rows_of(saga)[entry] = row
   end
-  return rows[entry]
+  return row
 end
 
 local function put_row(saga, entry, row)
@@ -235,7 +236,7 @@ end
 local function append_outcome(saga, fields)
   if saga.turned then
     append(fields, 'state', saga.state)
-    append(fields, 'seq', tostring(saga.seq))
+    append(fields, 'seq', saga.seq)
     saga.turned = false
   end
   if saga.asks and not saga.told then
@@ -260,26 +261,37 @@ end
 
 ---- writing -------------------------------------------------------------------------------------
 
+local function blocked_stream(saga)
+  for _, event in ipairs(saga.events) do
+    if misfit(event[1], 'stream') then return event[1] end
+  end
+end
+
+local function blocked_inbox(saga, keys)
+  for _, entry in ipairs(saga.asks) do
+    local inbox = keys.inbox .. string.match(entry, ENTRY)
+    if misfit(inbox, 'stream') then return inbox end
+  end
+end
+
 -- The first target that could not be written (of the wrong type, or a stream that is full), or nil.
 -- keys: journal, dead, letters, timers, parked, inbox (a prefix).
 local function blocked(saga, keys)
-  if misfit(saga.record, 'hash') then return saga.record end
-  if misfit(saga.work, 'hash') then return saga.work end
-  if misfit(keys.journal, 'stream') then return keys.journal end
+  if not saga.sound then
+    if misfit(saga.record, 'hash') then return saga.record end
+    if misfit(saga.work, 'hash') then return saga.work end
+  end
+  if not keys.sound then
+    if misfit(keys.journal, 'stream') then return keys.journal end
+    if misfit(keys.timers, 'zset') then return keys.timers end
+    if misfit(keys.parked, 'hash') then return keys.parked end
+    keys.sound = true
+  end
   if saga.letter then
     if misfit(keys.dead, 'stream') then return keys.dead end
     if misfit(keys.letters, 'hash') then return keys.letters end
   end
-  if misfit(keys.timers, 'zset') then return keys.timers end
-  if misfit(keys.parked, 'hash') then return keys.parked end
-  for _, event in ipairs(saga.events or NONE) do
-    if misfit(event.stream, 'stream') then return event.stream end
-  end
-  for _, entry in ipairs(saga.asks or NONE) do
-    local inbox = keys.inbox .. string.match(entry, ENTRY)
-    if misfit(inbox, 'stream') then return inbox end
-  end
-  return nil
+  return saga.events and blocked_stream(saga) or saga.asks and blocked_inbox(saga, keys) or nil
 end
 
 -- Lua hands over only so many arguments at once; a saga of thousands of steps may have more fields.
@@ -368,18 +380,18 @@ end
 local function apply(saga, keys, now)
   if saga.changed then
     if saga.type ~= '' then put(saga, 'fields', 'type', saga.type) end
-    redis.call('HSET', saga.record, 'state', saga.state, 'seq', tostring(saga.seq), unpack(saga.fields or NONE))
+    redis.call('HSET', saga.record, 'state', saga.state, 'seq', saga.seq, unpack(saga.fields or NONE))
   elseif saga.fields then
     redis.call('HSET', saga.record, unpack(saga.fields))
   end
   if saga.forgets then redis.call('HDEL', saga.record, unpack(saga.forgets)) end
-  write_ledger(saga)
+  if saga.dirty or saga.sets or saga.drops then write_ledger(saga) end
   if saga.changed and saga.state == 'completed' and not saga.blank then forget_ledger(saga) end
-  for _, event in ipairs(saga.events or NONE) do
-    redis.call('XADD', event.stream, '*', unpack(event.fields))
+  if saga.events then
+    for _, event in ipairs(saga.events) do redis.call('XADD', unpack(event)) end
   end
   if saga.asks then send_asks(saga, keys, now) end
-  write_journal(saga, keys)
+  if saga.journal then write_journal(saga, keys) end
   if saga.voids or saga.hurry or saga.timers then set_timers(saga, keys, now) end
   if saga.letter then write_letter(saga, keys) end
 end
