@@ -108,7 +108,7 @@ async def test_trackers_that_come_and_go(open_broker: OpenBroker, namespace: str
     """Several at once, each killed anywhere: every saga times out, and once."""
     topology = topology_of(namespace, HOUR)
     chance = random.Random(7)
-    kills, before, longest = 0, 0, 0.02
+    kills, before, longest = 0, 0, 0.002
     async with on_stage(topology, open_broker(topology)) as stage:
         names = [f"s{number}" for number in range(CROWD)]
         await stage.start(*names)

@@ -10,6 +10,7 @@ import anyio
 import pytest
 from saga_cast import A, B, C, Cast, D, Finished, Refused, Restored, Started
 from saga_kit import choreography, on_stage
+from saga_wait import until
 
 from choreo import Abort, Context, Event, Participant
 from choreo.broker.connection import Connection
@@ -212,6 +213,9 @@ async def test_join_keys(connection: Connection, namespace: str, cast: Cast) -> 
         await gate.wait()
         return B()
 
+    async def left_is_done() -> bool:
+        return "A" in await stage.published()
+
     cast.step("left", Started, A)
     cast.step("right", Started, B, does=wait)
     cast.step("join", (A, B), C)
@@ -220,6 +224,7 @@ async def test_join_keys(connection: Connection, namespace: str, cast: Cast) -> 
     async with on_stage(connection, topology, cast.participants) as stage:
         await stage.start()
         await cast.until("left", "right")
+        await until(left_is_done)
         gate.set()
         await stage.ended()
         ids = {entry["type"]: entry["id"] for entry in await stage.entries()}
