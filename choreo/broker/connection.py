@@ -11,7 +11,7 @@ import hashlib
 import math
 import re
 import socket
-from collections.abc import Awaitable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from functools import cache
@@ -21,16 +21,14 @@ from urllib.parse import urlsplit, urlunsplit
 
 import anyio
 from redis import exceptions
-from redis.asyncio import BlockingConnectionPool, Redis
-from redis.asyncio.retry import Retry
-from redis.backoff import NoBackoff
+from redis.asyncio import Redis
 
-from choreo.broker.packing import packing
+from choreo.broker.lanes import Guest, Lanes, Wire
+from choreo.broker.packing import Command
 from choreo.broker.turns import Turns
 from choreo.errors import BrokerError, BrokerRefused, BrokerUnavailable, ConfigurationError, Unsendable
 
 Argument: TypeAlias = str | bytes | int
-Client: TypeAlias = "Redis"
 
 #: Seconds until a command without an answer counts as lost.
 COMMAND_TIMEOUT = 3.0
@@ -61,7 +59,6 @@ _TRANSIENT_CLASSES = (
 _BROKEN_CLASSES = (
     exceptions.ConnectionError,
     exceptions.TimeoutError,
-    exceptions.ReadOnlyError,
     OSError,
 )
 _UNSENDABLE_CLASSES = (exceptions.DataError, UnicodeError)
@@ -158,7 +155,7 @@ def translated() -> Iterator[None]:
 
 
 def _raise_if_cancelled(task: asyncio.Task[Any] | None, before: int) -> None:
-    # asyncio.wait_for of Python 3.11, which the client library uses, swallows a cancellation that comes
+    # asyncio.wait_for of Python 3.11, which a client library may use, swallows a cancellation that comes
     # when it has just got what it waited for. Cancel scopes deliver theirs again by themselves.
     if task and task.cancelling() > before and anyio.current_effective_deadline() != -math.inf:
         raise asyncio.CancelledError
@@ -171,13 +168,13 @@ class Connection:
     :meth:`wait_for_change` wakes readers when anything is written through this connection.
     """
 
-    def __init__(self, commands: Client, reader: Client | None = None, *, url: str = "") -> None:
+    def __init__(self, commands: Wire | Redis, reader: Wire | None = None, *, url: str = "") -> None:
         self.url = public_url(url)
         #: The url with its password. Not for messages and logs.
         self.address = url
         self.blocking = reader is not None
-        self._commands = _plain(commands)
-        self._reader = _plain(reader) if reader else self._commands
+        self._commands: Wire = Guest(commands) if isinstance(commands, Redis) else commands
+        self._reader = reader or self._commands
         self._changed = anyio.Event()
         self._turns = Turns(MAX_CONNECTIONS, COMMAND_TIMEOUT)
 
@@ -188,27 +185,18 @@ class Connection:
         Raises:
             ConfigurationError: if it is not a URL that redis clients understand.
         """
-        options: dict[str, Any] = {"protocol": 2, "retry": Retry(NoBackoff(), 0), "retry_on_timeout": False}
         try:
-            pool = BlockingConnectionPool.from_url(
-                url, max_connections=MAX_CONNECTIONS, timeout=COMMAND_TIMEOUT,
-                socket_timeout=COMMAND_TIMEOUT, socket_connect_timeout=COMMAND_TIMEOUT, **options,
-            )
-            reading = BlockingConnectionPool.from_url(
-                url, max_connections=MAX_CONNECTIONS, timeout=COMMAND_TIMEOUT,
-                socket_timeout=BLOCK + 2, socket_connect_timeout=COMMAND_TIMEOUT, **options,
-            )
+            return cls(Lanes(url, COMMAND_TIMEOUT), Lanes(url, BLOCK + 2), url=url)
         except ValueError as error:
             raise ConfigurationError(f"{public_url(url)!r} is not a server's URL: {error}") from None
-        for each in (pool, reading):
-            each.connection_class = packing(each.connection_class)
-        return cls(Redis(connection_pool=pool), Redis(connection_pool=reading), url=url)
 
     async def close(self) -> None:
         """Close every connection."""
-        await self._commands.aclose(close_connection_pool=True)
-        if self._reader is not self._commands:
-            await self._reader.aclose(close_connection_pool=True)
+        for wire in self._wires():
+            await wire.close()
+
+    def _wires(self) -> set[Wire]:
+        return {self._commands, self._reader}
 
     async def call(self, *command: Argument) -> Any:
         """One command.
@@ -218,25 +206,19 @@ class Connection:
             BrokerRefused: if it will not do this.
         """
         async with self._turns:
-            return await self._call(*command)
-
-    async def _call(self, *command: Argument) -> Any:
-        return await self._ask(self._commands.execute_command(*command))  # type: ignore[no-untyped-call]
+            return await self._ask_one(self._commands, command)
 
     async def call_many(self, commands: Sequence[Sequence[Argument]]) -> list[Any]:
         """Commands in one round trip. A command's own error stands in its place, translated."""
         if not commands:
             return []
-        pipeline = self._commands.pipeline(transaction=False)
-        for command in commands:
-            pipeline.execute_command(*command)
         async with self._turns:
-            answers = await self._ask_many(pipeline)
+            answers = await self._ask(self._commands, commands)
         return [translate(each) if isinstance(each, Exception) else each for each in answers]
 
     async def read(self, *command: Argument) -> Any:
         """One command that may wait at the server, on a connection kept for such."""
-        return await self._ask(self._reader.execute_command(*command))  # type: ignore[no-untyped-call]
+        return await self._ask_one(self._reader, command)
 
     async def run(
         self, name: str, keys: Sequence[str], arguments: Sequence[Argument], *, changes: bool = True
@@ -252,46 +234,33 @@ class Connection:
     ) -> list[Any]:
         """One script several times in one round trip. A call's own error stands in its place, translated."""
         script = load_script(name)
+        commands: list[Command] = [
+            ("EVALSHA", script.digest, len(keys), *keys, *arguments) for keys, arguments in calls
+        ]
         # In one turn: if loading it waited in line, all in front would find that it is missing, too.
         async with self._turns:
-            answers = await self._evaluate(script, calls)
+            answers = await self._ask(self._commands, commands)
             missing = [number for number, each in enumerate(answers) if _no_script(each)]
             if missing:
-                await self._call("SCRIPT", "LOAD", script.text)
-                again = await self._evaluate(script, [calls[number] for number in missing])
+                await self._ask_one(self._commands, ("SCRIPT", "LOAD", script.text))
+                again = await self._ask(self._commands, [commands[number] for number in missing])
                 for number, answer in zip(missing, again, strict=True):
                     answers[number] = answer
         if changes:
             self.announce_change()
         return [translate(each) if isinstance(each, Exception) else each for each in answers]
 
-    async def _evaluate(
-        self, script: Script, calls: Sequence[tuple[Sequence[str], Sequence[Argument]]]
-    ) -> list[Any]:
-        pipeline = self._commands.pipeline(transaction=False)
-        for keys, arguments in calls:
-            pipeline.execute_command(
-                "EVALSHA", script.digest, len(keys), *keys, *arguments
-            )
-        return await self._ask_many(pipeline)
+    async def _ask_one(self, wire: Wire, command: Command) -> Any:
+        (answer,) = await self._ask(wire, [command])
+        if isinstance(answer, Exception):
+            raise translate(answer) from answer
+        return answer
 
-    async def _ask_many(self, pipeline: Any) -> list[Any]:
-        answers = list(await self._ask(pipeline.execute(raise_on_error=False)))
-        if any(isinstance(each, exceptions.ReadOnlyError) for each in answers):
-            await self._drop_idle()
-        return answers
-
-    async def _drop_idle(self) -> None:
-        """Close idle connections, because one is broken, or leads to a server that is no master any more:
-        the others probably are as well, and each would cost its own timeout."""
-        for client in (self._commands, self._reader):
-            with suppress(exceptions.RedisError, OSError):
-                await client.connection_pool.disconnect(inuse_connections=False)
-
-    async def _ask(self, question: Awaitable[Any]) -> Any:
+    async def _ask(self, wire: Wire, commands: Sequence[Command]) -> list[Any]:
+        """The answers as the client library gives them, errors included."""
         try:
             with translated():
-                answer = await question
+                answers = await wire.exchange(commands)
         except BrokerError as error:
             if isinstance(error.__cause__, _BROKEN_CLASSES):
                 await self._drop_idle()
@@ -299,7 +268,16 @@ class Connection:
                 self._turns.note_answer()
             raise
         self._turns.note_answer()
-        return answer
+        if any(isinstance(each, exceptions.ReadOnlyError) for each in answers):
+            await self._drop_idle()
+        return answers
+
+    async def _drop_idle(self) -> None:
+        """Close idle connections, because one is broken, or leads to a server that is no master any more:
+        the others probably are as well, and each would cost its own timeout."""
+        for wire in self._wires():
+            with suppress(exceptions.RedisError, OSError):
+                await wire.drop_idle()
 
     def announce_change(self) -> None:
         """Wake whoever waits in :meth:`wait_for_change`."""
@@ -311,19 +289,6 @@ class Connection:
         changed = self._changed
         with anyio.move_on_after(seconds):
             await changed.wait()
-
-
-def _plain(client: Client) -> Client:
-    """A client on the same connections that hands out answers as they came.
-
-    The client library parses the answers of many commands into shapes that differ between its versions.
-    What is no client of that library (a store in memory) is taken as it is.
-    """
-    if not hasattr(client, "connection_pool"):
-        return client
-    plain = Redis(connection_pool=client.connection_pool)
-    plain.response_callbacks = {}
-    return plain
 
 
 def _no_script(answer: Any) -> bool:

@@ -254,29 +254,15 @@ class Link:
         """Called before commands are executed; what it raises, the client gets instead of answers."""
 
 
-class _Pipeline:
-    """Commands that are executed together."""
-
-    def __init__(self, client: _Client) -> None:
-        self._client = client
-        self._commands: list[Sequence[Argument]] = []
-
-    def execute_command(self, *command: Argument) -> None:
-        self._commands.append(command)
-
-    async def execute(self, *, raise_on_error: bool) -> list[Any]:
-        return await self._client.submit(self._commands)
-
-
-class _Client:
-    """Looks like a client of the client library, as far as :class:`Connection` asks."""
+class _Wire:
+    """Carries commands to the store."""
 
     def __init__(self, store: FakeStore, link: Link, watch: Callable[[Iterable[bytes]], None]) -> None:
         self._store = store
         self._link = link
         self._watch = watch
 
-    async def submit(self, commands: Sequence[Sequence[Argument]]) -> list[Any]:
+    async def exchange(self, commands: Sequence[Sequence[Argument]]) -> list[Any]:
         """Every command's answer, or its error."""
         await self._link.request(commands)
         return [self._execute(command) for command in commands]
@@ -292,17 +278,11 @@ class _Client:
         except RedisError as error:
             return error
 
-    async def execute_command(self, *command: Argument) -> Any:
-        (answer,) = await self.submit([command])
-        if isinstance(answer, Exception):
-            raise answer
-        return answer
+    async def drop_idle(self) -> None:
+        """Nothing: there are no connections."""
 
-    def pipeline(self, *, transaction: bool) -> _Pipeline:
-        return _Pipeline(self)
-
-    async def aclose(self, *, close_connection_pool: bool = True) -> None:
-        return
+    async def close(self) -> None:
+        """Nothing: there are no connections."""
 
 
 @dataclass
@@ -330,7 +310,7 @@ class FakeConnection(Connection):
         self._store = store
         self._look = look
         self._readers: WeakKeyDictionary[asyncio.Task[Any], _Reader] = WeakKeyDictionary()
-        super().__init__(_Client(store, link or Link(), self._watch))  # type: ignore[arg-type]
+        super().__init__(_Wire(store, link or Link(), self._watch))
         store.watch(self.on_news)
 
     async def close(self) -> None:

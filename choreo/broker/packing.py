@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Sequence
 from typing import Any, TypeAlias, cast
 
 from redis.exceptions import DataError
 
+#: A command's name and its arguments.
+Command: TypeAlias = Sequence[str | bytes | int]
+
 _Pack: TypeAlias = Callable[[tuple[Any, ...]], bytes]
+
 
 def _pack_in_python(command: tuple[Any, ...]) -> bytes:
     parts = [b"*%d\r\n" % len(command)]
@@ -44,23 +48,7 @@ def pack(command: tuple[Any, ...]) -> bytes:
         DataError: if something is of another type.
         UnicodeError: if a string cannot be UTF-8.
     """
-    name = command[0]
-    if isinstance(name, str) and " " in name:  # the client library's own commands may be given so
-        command = (*name.split(), *command[1:])
     try:
         return _pack(command)
     except TypeError as error:
         raise DataError(f"this cannot be sent: {error}") from error
-
-
-def packing(connection: type[Any]) -> type[Any]:
-    """The client library's class of connections, packing its commands with :func:`pack`."""
-
-    def pack_command(self: Any, *command: Any) -> list[bytes]:
-        return [pack(command)]
-
-    def pack_commands(self: Any, commands: Iterable[tuple[Any, ...]]) -> list[bytes]:
-        return [b"".join([pack(tuple(command)) for command in commands])]
-
-    members = {"pack_command": pack_command, "pack_commands": pack_commands}
-    return type(f"Packing{connection.__name__}", (connection,), members)

@@ -15,7 +15,7 @@ COMMANDS = [
     ("PING",),
     ("XADD", "{shop:1}:stream:payments", "*", "data", b"\x00\xff\r\n", "größe", 17, -1, 0),
     ("SET", "key", b""),
-    ("CLIENT SETINFO", "LIB-NAME", "choreo"),
+    ("CLIENT", "SETINFO", "LIB-NAME", "choreo"),
 ]
 
 

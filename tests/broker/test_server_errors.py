@@ -44,7 +44,10 @@ FINAL = [
 async def refusing_server(error: str) -> AsyncIterator[str]:
     """A server that answers every command with the same error; yields its url."""
 
+    clients = []
+
     async def answer(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        clients.append(asyncio.current_task())
         with suppress(ConnectionError):
             while line := await reader.readline():
                 for _ in range(int(line[1:])):
@@ -57,6 +60,7 @@ async def refusing_server(error: str) -> AsyncIterator[str]:
     server = await asyncio.start_server(answer, "127.0.0.1", 0)
     async with server:
         yield f"redis://127.0.0.1:{server.sockets[0].getsockname()[1]}"
+        await asyncio.gather(*clients)
 
 
 async def ask(error: str) -> BrokerError:
