@@ -93,11 +93,13 @@ def awaited(view: View, facts: Sequence[Fact], listeners: Listeners) -> Iterator
     for fact, became in plans(view, facts):
         if not became:
             yield Awaited("plan", fact.type, fact.handler, fact.time, fact.due)
-    if view.status is not State.RESOLVED:
-        yield from _undos(facts, failing)
+    undos = list(_undos(facts, failing)) if view.status is not State.RESOLVED else []
+    yield from undos
     if not view.status.ended:
         yield from _joins(facts)
-    yield from _steps(view, facts, listeners, failing)
+    # A saga that unwinds and has nothing to undo is kept open by a step that had begun before.
+    begun = view.status is State.COMPENSATING and not undos
+    yield from _steps(facts, listeners, failing, running=view.status is State.RUNNING, begun=begun)
 
 
 def _operators(view: View, facts: Iterable[Fact]) -> Iterator[Awaited]:
@@ -174,7 +176,7 @@ def _joins(facts: Sequence[Fact]) -> Iterator[Awaited]:
 
 
 def _steps(
-    view: View, facts: Sequence[Fact], listeners: Listeners, failing: Mapping[_Line, Fact]
+    facts: Sequence[Fact], listeners: Listeners, failing: Mapping[_Line, Fact], *, running: bool, begun: bool
 ) -> Iterator[Awaited]:
     reacted = {(fact.participant, fact.step, fact.cause) for fact in _settled(facts)}
     for fact in facts:
@@ -182,11 +184,11 @@ def _steps(
             continue
         hearing = listeners.get(fact.type, ())
         for participant, step in hearing:
-            if (participant, step, fact.id) not in reacted and (fact.back or view.status is State.RUNNING):
+            if (participant, step, fact.id) not in reacted and (fact.back or running or begun):
                 failed = failing.get((participant, step, "", fact.id))
                 waits = Awaited("step", fact.type, f"{participant}/{step}", fact.time, event=fact.id)
                 yield _retry(failed) if failed else waits
-        if not hearing and view.status is State.RUNNING:
+        if not hearing and running:
             yield Awaited("listener", fact.type, since=fact.time)
 
 

@@ -285,11 +285,14 @@ def test_an_undo_under_way_is_awaited() -> None:
 
 
 def test_steps_on_the_way_back_are_awaited_while_forward_ones_are_not() -> None:
-    """A saga that unwinds waits for reactions to compensating events, not for forward steps."""
+    """A saga with something to undo waits for that and for reactions to compensating events, not for forward steps."""
     story = Story()
     placed = story.begin()
+    story.step(placed, "inventory/reserve", ["Reserved"], undoable=True)
     (declined,) = story.step(placed, "payments/charge", ["Declined"], ends=State.COMPENSATING)
-    assert trace_of(story.facts).awaits == [Awaited("step", "Declined", "orders/mark", declined.time, event=declined.id)]
+    undo, step = trace_of(story.facts).awaits
+    assert (undo.what, undo.handler) == ("undo", "inventory/reserve")
+    assert step == Awaited("step", "Declined", "orders/mark", declined.time, event=declined.id)
 
 
 @given(stories())

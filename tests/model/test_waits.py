@@ -67,6 +67,17 @@ def test_an_undo() -> None:
     assert waits(PLACED, PAID, turned, failed, undone) == []
 
 
+def test_a_step_that_was_under_way_when_its_saga_turned_back() -> None:
+    """With no undo to wait for, it is what keeps the saga open; else it would have ended."""
+    late = Fact("x", Kind.ORDERED, 300, order="compensate", state="compensating", seq=1)
+    step = Awaited("step", "Paid", "shipping/send", 200, event="e2")
+    assert waits(PLACED, PAID, late) == [step]
+    undoing = Fact("x", Kind.ORDERED, 300, order="compensate", state="compensating", seq=1, asks=("payments/charge:e1",))
+    assert [each.what for each in waits(PLACED, PAID, undoing)] == ["undo"]
+    came = Fact("l", Kind.LATE, 400, "Paid", "e2", "shipping", "send", state="compensated", seq=2)
+    assert waits(PLACED, PAID, late, came) == []
+
+
 def test_a_join() -> None:
     """A join names what it lacks."""
     half = Fact("w", Kind.WAITING, 250, "Paid", "e2", "shipping", "send", note="Reserved")
