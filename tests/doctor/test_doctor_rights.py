@@ -26,6 +26,7 @@ ENGINE = {"engine.py", "engine_folder.py"}
 SUBCOMMANDS = {"XGROUP", "XINFO", "SCRIPT"}
 #: Methods that are given a command.
 SENDING = {"call", "read", "execute_command"}
+GUIDE = Path(__file__).parents[2] / "docs" / "how-to" / "run-in-production.md"
 #: Words in capitals that begin a tuple and are no command.
 WORDS = {"BLOCK"}
 
@@ -125,3 +126,15 @@ async def test_the_remedy_grants_what_is_missing(
         assert "may not send XADD, XGROUP SETID" in said.what
         await real_broker.connection.call(*shlex.split(said.remedy[0])[1:])
         assert (await verdict(broker, topology, "rights")).verdict is Verdict.OK
+
+
+@pytest.mark.anyio
+async def test_the_user_of_the_guide_lacks_nothing(
+    real_broker: Broker, server_url: str, topology: Topology
+) -> None:
+    """What the guide tells to type is all that choreo needs."""
+    (line,) = re.findall(r"redis-cli ACL SETUSER shop on '>secret' (.*)", GUIDE.read_text("utf-8"))
+    rules = shlex.split(line.replace("shop:", f"{topology.namespace}:"))
+    async with user(real_broker, server_url, topology, *rules) as broker:
+        rights = await examine(broker.connection, topology.keys)
+    assert rights.missing == rights.keys == ()
