@@ -6,6 +6,7 @@ import logging
 from types import TracebackType
 from typing import Self
 
+from choreo.broker import rights
 from choreo.broker.clock import ServerClock
 from choreo.broker.connection import Connection
 from choreo.broker.expiry import Expiry
@@ -61,6 +62,16 @@ class Broker:
         """
         await self.meta.join()
         await self.clock.refresh()
+
+    async def join_to_commit(self) -> None:
+        """As :meth:`join`, for a process that will change sagas.
+
+        Raises:
+            NotPermitted: if it lacks a right that a commit needs.
+            LayoutMismatch, UnsupportedServer, BrokerUnavailable: as :meth:`join` does.
+        """
+        await self.join()
+        await rights.require(self.connection, self.keys)
 
     async def __aenter__(self) -> Self:
         return self

@@ -68,6 +68,12 @@ FORMS: Mapping[str, tuple[Argument, ...]] = {
     "ZREVRANGEBYSCORE": (_KEY, 0, 0),
     "ZSCORE": (_KEY, "none"),
 }
+#: Of these, what the scripts use that change sagas. Servers do not take back what a script has done before
+#: a command of it is refused.
+INDIVISIBLE = frozenset({
+    "HDEL", "HEXISTS", "HGET", "HKEYS", "HMGET", "HSET", "HSETNX", "TYPE", "XACK", "XADD", "XCLAIM", "XDEL",
+    "XPENDING", "XRANGE", "ZADD", "ZRANGE", "ZRANGEBYSCORE", "ZREM",
+})  # fmt: skip
 #: Commands whose form writes: they are tried only when the key can be deleted again.
 WRITING = ("HSETNX", "RPUSH")
 _CLEANER = "UNLINK"
@@ -101,6 +107,25 @@ async def examine(connection: Connection, keys: Keys) -> Rights:
     missing = tuple(name for name, why in refused.items() if not _about_keys(why))
     keys_refused = [probe] if len(missing) < len(refused) else []
     return Rights(user, missing, (*keys_refused, *await _out_of_reach(connection, keys)))
+
+
+async def require(connection: Connection, keys: Keys) -> None:
+    """Make sure that no commit of this process is broken off half-way for want of a right.
+
+    Raises:
+        NotPermitted: if a command of :data:`INDIVISIBLE` is forbidden, or keys are out of reach.
+        BrokerUnavailable: if the server cannot be reached or cannot serve now.
+    """
+    if not connection.blocking:
+        return  # the fake server knows no rights
+    found = await examine(connection, keys)
+    missing = [name for name in found.missing if name in INDIVISIBLE]
+    if missing or found.keys:
+        what = f"send {', '.join(missing)}" if missing else f"touch {', '.join(found.keys)}"
+        who = f"user {found.user}" if found.user else "this user"
+        raise NotPermitted(
+            f"{who} may not {what}, and commits would be broken off half-way; `choreo doctor` has the remedy"
+        )
 
 
 async def _user(connection: Connection) -> str:

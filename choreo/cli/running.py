@@ -110,7 +110,7 @@ async def _join_if_there(broker: Broker) -> None:
     """Find out what would keep a process from ever starting. A server that is away is none of it: workers
     and trackers wait for it, and say so."""
     try:
-        await broker.join()
+        await broker.join_to_commit()
     except WrongAddress:
         raise
     except BrokerUnavailable as error:

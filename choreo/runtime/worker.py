@@ -121,7 +121,8 @@ class Worker:
 
         Raises:
             LayoutMismatch, UnsupportedServer: the server and this process do not fit.
-            BrokerRefused: the server lets nobody in with such a password, or something is in the way.
+            BrokerRefused: the server lets nobody in with such a password, or grants it too few rights, or
+                something is in the way.
         """
         joined = await self._join_patiently()
         if not joined:
@@ -168,7 +169,7 @@ class Worker:
         return False
 
     async def _join(self) -> None:
-        await self.broker.join()
+        await self.broker.join_to_commit()
         await self.broker.meta.publish_contract(self.participant.name, encode_card(card_of(self.participant)))
         await self.broker.groups.ensure(list(self._streams), self.participant.name)
 

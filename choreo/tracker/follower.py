@@ -76,7 +76,7 @@ class Tracker:
 
         Raises:
             LayoutMismatch, UnsupportedServer: the server and this process do not fit.
-            BrokerRefused: the server lets nobody in with such a password.
+            BrokerRefused: the server lets nobody in with such a password, or grants too few rights.
         """
         await self._join()
         task_status.started()
@@ -98,7 +98,7 @@ class Tracker:
         """Join the namespace, as soon as the server is there or :meth:`stop` is called."""
         while not self._stopping.is_set():
             try:
-                await self._broker.join()
+                await self._broker.join_to_commit()
             except BrokerUnavailable as error:
                 await self._patience.pause(error, self._stopping)
             else:

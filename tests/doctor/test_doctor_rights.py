@@ -9,13 +9,17 @@ from collections.abc import AsyncIterator, Iterator
 from contextlib import asynccontextmanager
 from pathlib import Path
 
+import anyio
 import pytest
-from doctor_kit import verdict
+from doctor_kit import payments, verdict
 
 from choreo.broker import broker as broker_module
 from choreo.broker.broker import Broker
-from choreo.broker.rights import FORMS, examine
+from choreo.broker.rights import FORMS, INDIVISIBLE, examine
 from choreo.doctor.verdict import Verdict
+from choreo.errors import BrokerRefused
+from choreo.runtime.worker import Worker
+from choreo.tracker.follower import Tracker
 from choreo.wire.topology import Topology
 
 FOLDER = Path(broker_module.__file__).parent
@@ -31,8 +35,8 @@ GUIDE = Path(__file__).parents[2] / "docs" / "how-to" / "run-in-production.md"
 WORDS = {"BLOCK"}
 
 
-def of_scripts() -> Iterator[str]:
-    for script in (FOLDER / "scripts").glob("*.lua"):
+def of_scripts(pattern: str = "*") -> Iterator[str]:
+    for script in (FOLDER / "scripts").glob(f"{pattern}.lua"):
         for first, second in re.findall(r"redis\.p?call\('(\w+)'(?:,\s*'(\w+)')?", script.read_text("utf-8")):
             yield f"{first} {second}" if first in SUBCOMMANDS else first
 
@@ -126,6 +130,36 @@ async def test_the_remedy_grants_what_is_missing(
         assert "may not send XADD, XGROUP SETID" in said.what
         await real_broker.connection.call(*shlex.split(said.remedy[0])[1:])
         assert (await verdict(broker, topology, "rights")).verdict is Verdict.OK
+
+
+def test_every_command_of_a_commit_is_needed_to_start() -> None:
+    """What the scripts use by which workers commit, take over and move timers stands in their list."""
+    scripts = ("gate", "saga", "delivery", "events", "joins", "due", "claim", "renew")
+    assert {command for script in scripts for command in of_scripts(script)} == set(INDIVISIBLE)
+
+
+@pytest.mark.anyio
+@pytest.mark.parametrize("command", ["zadd", "xpending"])
+async def test_nobody_commits_who_lacks_a_right(
+    real_broker: Broker, server_url: str, topology: Topology, command: str
+) -> None:
+    """A commit that is broken off half-way is not taken back: workers and trackers do not even start."""
+    async with user(real_broker, server_url, topology, "~*", "+@all", f"-{command}") as broker:
+        for service in (Worker(payments, topology, broker), Tracker(topology, broker)):
+            with pytest.raises(BrokerRefused, match=f"may not send {command.upper()}.*choreo doctor"):
+                await service.run()
+
+
+@pytest.mark.anyio
+async def test_what_only_others_need_keeps_nobody_from_starting(
+    real_broker: Broker, server_url: str, topology: Topology
+) -> None:
+    """Workers need not be able to do what trackers do, nor to ask for the server's settings."""
+    async with user(real_broker, server_url, topology, "~*", "+@all", "-rpush", "-info", "-xtrim") as broker:
+        worker = Worker(payments, topology, broker)
+        async with anyio.create_task_group() as tasks:
+            await tasks.start(worker.run)
+            worker.stop()
 
 
 @pytest.mark.anyio
