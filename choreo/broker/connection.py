@@ -11,8 +11,8 @@ import hashlib
 import math
 import re
 import socket
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager, suppress
+from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from functools import cache
 from importlib.resources import files
@@ -26,7 +26,7 @@ from redis.asyncio import Redis
 from choreo.broker.lanes import Guest, Lanes, Wire
 from choreo.broker.packing import Command
 from choreo.broker.turns import Turns
-from choreo.errors import BrokerError, BrokerRefused, BrokerUnavailable, ConfigurationError, Unsendable
+from choreo.errors import BrokerRefused, BrokerUnavailable, ConfigurationError, Unsendable
 
 Argument: TypeAlias = str | bytes | int
 
@@ -61,6 +61,8 @@ _BROKEN_CLASSES = (
     exceptions.TimeoutError,
     OSError,
 )
+#: All that the client library raises, and leaks.
+_CLIENTS_CLASSES = (exceptions.RedisError, OSError, AttributeError, UnicodeError)
 _UNSENDABLE_CLASSES = (exceptions.DataError, UnicodeError)
 _FINAL_CLASSES = (exceptions.AuthenticationError, exceptions.AuthorizationError, exceptions.NoPermissionError)
 
@@ -139,19 +141,6 @@ def translate(error: BaseException) -> Exception:
     if isinstance(error, _TRANSIENT_CLASSES) or word in _TRANSIENT:
         return BrokerUnavailable(text)
     return BrokerRefused(f"the server refused: {text}")
-
-
-@contextmanager
-def translated() -> Iterator[None]:
-    """Raise choreo's errors instead of the client library's, and no cancellation less."""
-    task = asyncio.current_task()
-    before = task.cancelling() if task else 0
-    try:
-        yield
-    except (exceptions.RedisError, OSError, AttributeError, UnicodeError) as error:
-        _raise_if_cancelled(task, before)
-        raise translate(error) from error
-    _raise_if_cancelled(task, before)
 
 
 def _raise_if_cancelled(task: asyncio.Task[Any] | None, before: int) -> None:
@@ -257,16 +246,22 @@ class Connection:
         return answer
 
     async def _ask(self, wire: Wire, commands: Sequence[Command]) -> list[Any]:
-        """The answers as the client library gives them, errors included."""
+        """The answers as the client library gives them, errors included.
+
+        Raises choreo's errors instead of the client library's, and no cancellation less.
+        """
+        task = asyncio.current_task()
+        before = task.cancelling() if task else 0
         try:
-            with translated():
-                answers = await wire.exchange(commands)
-        except BrokerError as error:
-            if isinstance(error.__cause__, _BROKEN_CLASSES):
+            answers = await wire.exchange(commands)
+        except _CLIENTS_CLASSES as error:
+            _raise_if_cancelled(task, before)
+            if isinstance(error, _BROKEN_CLASSES):
                 await self._drop_idle()
             else:
                 self._turns.note_answer()
-            raise
+            raise translate(error) from error
+        _raise_if_cancelled(task, before)
         self._turns.note_answer()
         if any(isinstance(each, exceptions.ReadOnlyError) for each in answers):
             await self._drop_idle()

@@ -2,40 +2,37 @@
 
 A command is one Python call: nothing is awaited, so what runs on such a store runs in an order that does
 not depend on the machine. Scripts are compiled once per process and not once per call, which makes the
-commit gate a hundred times faster than through fakeredis alone.
+commit gate a hundred times faster than through fakeredis alone. What is asked all the time (has a stream
+anything new, what is in a hash) is asked of fakeredis's streams and hashes without the ceremony around.
 
 This is the one module that touches what fakeredis keeps to itself: the object that stands for a client's
-connection, and the module ``time`` that it looks at.
+connection, what it keeps its data in, and the module ``time`` that it looks at.
 """
 
 from __future__ import annotations
 
-import asyncio
 import sys
 import threading
 import time
-from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Callable, Sequence
 from functools import cache
 from importlib.resources import files
-from typing import Any
-from weakref import WeakKeyDictionary
+from typing import Any, TypeAlias, cast
 
-import anyio
 from redis import Redis
-from redis.exceptions import RedisError
 
 from choreo.broker.clock import Clock
-from choreo.broker.connection import Argument, Connection, load_script
+from choreo.broker.connection import Argument, load_script
 from choreo.errors import ConfigurationError
 
 try:
     import lupa.lua51 as lua  # type: ignore[import-untyped]
-    from fakeredis import FakeServer
+    from fakeredis import FakeServer, _msgs
     from fakeredis._core import CommandItem
     from fakeredis._helpers import SimpleError
     from fakeredis._socket._fakesocket import FakeSocket
-    from fakeredis.model import Hash
+    from fakeredis._socket._resp import convert_to_resp2
+    from fakeredis.model import Hash, StreamEntryKey, XStream
 except ImportError as error:
     raise ConfigurationError(
         f"choreo.testing needs fakeredis with Lua, 2.40 or newer: pip install 'choreo[testing]' ({error})"
@@ -43,6 +40,10 @@ except ImportError as error:
 
 #: Commands whose second word belongs to their name.
 _TWO_WORDS = frozenset({"client", "config", "object", "script", "xgroup", "xinfo"})
+#: Is called with the key of a stream, and with the name of a group if it is new for that group alone.
+Watcher: TypeAlias = Callable[[bytes, bytes | None], None]
+#: Types of answers that are the same whoever gets them.
+_PLAIN = frozenset({bytes, int})
 
 
 class _Time(threading.local):
@@ -133,19 +134,18 @@ class _Socket(FakeSocket):
 
     def execute(self, name: str, arguments: list[bytes], now: float) -> Any:
         """The answer to one command; an error is raised as the client library would."""
-        if name == "evalsha":
-            with self._server.lock:
-                return self._answer(self._evaluate(arguments))
-        if name in _TWO_WORDS and arguments:
-            name, arguments = f"{name} {arguments[0].decode().lower()}", arguments[1:]
         self._db.time = now
-        try:
-            function, signature = self._name_to_func(name)
-            signature.check_arity(arguments, self.version)
-            with self._server.lock:
-                result = self._run_command(function, signature, arguments, False)
-        except SimpleError as error:
-            result = error
+        with self._server.lock:
+            if name == "evalsha":
+                return self._answer(self._evaluate(arguments))
+            if name in _SHORT_WAYS:
+                found = _SHORT_WAYS[name](self, arguments)
+                if found is not NotImplemented:
+                    return found
+            try:
+                result = self._run(name, arguments)
+            except SimpleError as error:
+                result = error
         return self._answer(result)
 
     def _answer(self, result: Any) -> Any:
@@ -153,6 +153,34 @@ class _Socket(FakeSocket):
         if isinstance(answer, Exception):
             raise answer
         return answer
+
+    def _run(self, name: str, arguments: Sequence[bytes], *, from_script: bool = False) -> Any:
+        """Run a command as fakeredis does, but tell nobody of changed keys: there is nobody to tell.
+
+        Raises:
+            SimpleError: if there is no such command. Any other error is returned.
+        """
+        if name in _TWO_WORDS and arguments:
+            name, arguments = f"{name} {arguments[0].decode().lower()}", arguments[1:]
+        function, signature = self._name_to_func(name)
+        items: Sequence[CommandItem] = ()
+        try:
+            applied = signature.apply(arguments, self._db, self.version)
+            if from_script and _msgs.FLAG_NO_SCRIPT in signature.flags:
+                raise SimpleError(_msgs.COMMAND_IN_SCRIPT_MSG)
+            if len(applied) == 1:
+                return applied[0]
+            values, items = applied
+            result = cast(Callable[..., Any], function)(*values)
+            if type(result) not in _PLAIN and _msgs.FLAG_SKIP_CONVERT_TO_RESP2 not in signature.flags:
+                result = convert_to_resp2(result)
+        except SimpleError as error:
+            result = error
+        for item in items:
+            item.writeback(remove_empty_val=_msgs.FLAG_LEAVE_EMPTY_VAL not in signature.flags)
+        return result
+
+    # -- scripts -----------------------------------------------------------------------------------
 
     def _evaluate(self, arguments: Sequence[bytes]) -> Any:
         """Run a script that the server knows, given as EVALSHA is given it."""
@@ -170,32 +198,79 @@ class _Socket(FakeSocket):
             self._script_resp = None
 
     def call_from_script(self, runtime: Any, command: Sequence[Any]) -> Any:
+        """The answer to a command of a script, as Lua has it."""
         words = [each if type(each) is bytes else f"{each:.17g}".encode() for each in command]
         name, arguments = words[0].decode().lower(), words[1:]
-        quick = self._look(name, arguments)
-        if quick is not None:
-            return quick
-        if name in _TWO_WORDS:
-            name, arguments = f"{name} {arguments[0].decode().lower()}", arguments[1:]
+        if name in _LOOKS:
+            quick = self._look(name, arguments)
+            if quick is not None:
+                return quick
         self._store.note(name, arguments)
-        function, signature = self._name_to_func(name)
-        result = self._run_command(function, signature, arguments, True)
-        return result if type(result) in (bytes, int) else self._convert_redis_result(runtime, result)
+        result = self._run(name, arguments, from_script=True)
+        return result if type(result) in _PLAIN else self._convert_redis_result(runtime, result)
 
+    # -- what is asked most often, without the ceremony --------------------------------------------
 
     def _look(self, name: str, arguments: list[bytes]) -> Any:
-        """The answer to what scripts ask most often, without the ceremony; ``None`` for anything else."""
-        if name not in ("type", "hlen", "hget", "hmget"):
-            return None
+        """The answer to TYPE, HLEN, HGET and HMGET, as Lua has it; ``None`` where it is an error."""
         item = self._db.get(arguments[0])
         if name == "type":
             return _scripts.status(self.type_cmd(CommandItem(arguments[0], self._db, item=item)).value)
-        if item is None or not isinstance(item.value, Hash):
+        if name == "hlen" and (item is None or isinstance(item.value, Hash)):
+            return 0 if item is None else len(item.value)
+        if item is None:
+            found: list[Any] = [False] * (len(arguments) - 1)
+        elif isinstance(item.value, Hash):
+            values = [item.value.get(each) for each in arguments[1:]]
+            found = [False if each is None else each for each in values]
+        else:
             return None
-        if name == "hlen":
-            return len(item.value)
-        found = [value if (value := item.value.get(each)) is not None else False for each in arguments[1:]]
         return found[0] if name == "hget" else _scripts.runtime.table_from(found)
+
+    def _tell(self, arguments: list[bytes]) -> Any:
+        """The answer to INFO, which fakeredis does not have: the version that it follows."""
+        return f"redis_version:{'.'.join(map(str, self.version))}\r\n".encode()
+
+    def _read_group(self, arguments: list[bytes]) -> Any:
+        """The answer to ``XREADGROUP GROUP g c COUNT n STREAMS s.. >..``, if it is no error."""
+        keys, positions = _halves(arguments[6:])
+        if arguments[3:6:2] != [b"COUNT", b"STREAMS"] or set(positions) != {b">"}:
+            return NotImplemented
+        streams = [self._stream(key) for key in keys]
+        groups = [stream.group_get(arguments[1]) for stream in streams if stream is not None]
+        if None in groups or len(groups) < len(keys):
+            return NotImplemented
+        consumer, count = arguments[2], int(arguments[4])
+        read = [group.group_read(consumer, b">", count, False) for group in groups if group is not None]
+        return [[key, entries] for key, entries in zip(keys, read, strict=True) if entries] or None
+
+    def _read_behind(self, arguments: list[bytes]) -> Any:
+        """The answer to ``XREAD COUNT n STREAMS s.. id..``, if it is no error."""
+        keys, positions = _halves(arguments[3:])
+        streams = [self._stream(key) for key in keys]
+        if arguments[0:3:2] != [b"COUNT", b"STREAMS"] or b"$" in positions or None in streams:
+            return NotImplemented
+        found, count = [], int(arguments[1])
+        for key, stream, position in zip(keys, streams, positions, strict=True):
+            entries = stream.stream_read(StreamEntryKey.parse_str(position), count)
+            if entries:
+                found.append([key, [stream.format_record(each) for each in entries]])
+        return found
+
+    def _stream(self, key: bytes) -> Any:
+        """The stream of this key, if there is one."""
+        item = self._db.get(key)
+        return item.value if item is not None and isinstance(item.value, XStream) else None
+
+
+def _halves(arguments: list[bytes]) -> tuple[list[bytes], list[bytes]]:
+    middle = len(arguments) // 2
+    return arguments[:middle], arguments[middle:]
+
+
+#: Commands that take a shorter way than through fakeredis, and what scripts look at by one.
+_SHORT_WAYS = {"info": _Socket._tell, "xread": _Socket._read_behind, "xreadgroup": _Socket._read_group}
+_LOOKS = frozenset({"type", "hlen", "hget", "hmget"})
 
 
 class FakeStore:
@@ -206,30 +281,31 @@ class FakeStore:
         server = FakeServer()
         server.script_cache = dict(_known_scripts())
         self._socket = _Socket(self, server)
-        self._watchers: list[Callable[[bytes], None]] = []
+        self._watchers: list[Watcher] = []
         self.added: list[tuple[bytes, list[bytes]]] = []
         """Every entry that was added, whatever became of it: its stream's key, and its fields."""
 
-    def watch(self, watcher: Callable[[bytes], None]) -> None:
-        """Have ``watcher`` called with the key of each stream that gets something new to read."""
+    def watch(self, watcher: Watcher) -> None:
+        """Have ``watcher`` called for each stream that gets something new to read."""
         self._watchers.append(watcher)
 
-    def unwatch(self, watcher: Callable[[bytes], None]) -> None:
+    def unwatch(self, watcher: Watcher) -> None:
         """The reverse of :meth:`watch`."""
         if watcher in self._watchers:
             self._watchers.remove(watcher)
 
     def note(self, name: str, arguments: Sequence[bytes]) -> None:
         """A command is about to run: tell whoever waits for what it may bring."""
+        group = None
         if name == "xadd":
             key = arguments[0]
             self.added.append((key, list(arguments[arguments.index(b"*") + 1 :])))
-        elif name.startswith("xgroup"):
-            key = arguments[0] if " " in name else arguments[1]
+        elif name == "xgroup":
+            _, key, group, *_ = arguments
         else:
             return
         for watcher in self._watchers:
-            watcher(key)
+            watcher(key, group)
 
     def execute(self, command: Sequence[Argument]) -> Any:
         """The answer to one command, as a client on RESP2 gets it.
@@ -245,110 +321,3 @@ class FakeStore:
             return self._socket.execute(name, arguments, self._clock() / 1000)
         finally:
             _time.clock = before
-
-
-class Link:
-    """What lies between a client and the store. This one does nothing; faults are made of others."""
-
-    async def request(self, commands: Sequence[Sequence[Argument]]) -> None:
-        """Called before commands are executed; what it raises, the client gets instead of answers."""
-
-
-class _Wire:
-    """Carries commands to the store."""
-
-    def __init__(self, store: FakeStore, link: Link, watch: Callable[[Iterable[bytes]], None]) -> None:
-        self._store = store
-        self._link = link
-        self._watch = watch
-
-    async def exchange(self, commands: Sequence[Sequence[Argument]]) -> list[Any]:
-        """Every command's answer, or its error."""
-        await self._link.request(commands)
-        return [self._execute(command) for command in commands]
-
-    def _execute(self, command: Sequence[Argument]) -> Any:
-        name = str(command[0]).upper()
-        if name in ("XREAD", "XREADGROUP"):
-            at = command.index("STREAMS") + 1
-            streams = command[at : at + (len(command) - at) // 2]
-            self._watch(each.encode() if isinstance(each, str) else bytes(each) for each in streams)
-        try:
-            return self._store.execute(command)
-        except RedisError as error:
-            return error
-
-    async def drop_idle(self) -> None:
-        """Nothing: there are no connections."""
-
-    async def close(self) -> None:
-        """Nothing: there are no connections."""
-
-
-@dataclass
-class _Reader:
-    """A task that reads, and what it reads. ``news``: something has come since it read last."""
-
-    streams: set[bytes] = field(default_factory=set)
-    news: bool = False
-    changed: anyio.Event | None = None
-
-    def wake(self) -> None:
-        self.news = True
-        if self.changed is not None:
-            self.changed.set()
-
-
-class FakeConnection(Connection):
-    """One process's connection to a :class:`FakeStore`.
-
-    It does not hold a read at the store, but :meth:`wait_for_change` wakes a reader when one of the
-    streams that it has read gets something new, and after ``look`` seconds at the latest.
-    """
-
-    def __init__(self, store: FakeStore, link: Link | None = None, look: float = 30.0) -> None:
-        self._store = store
-        self._look = look
-        self._readers: WeakKeyDictionary[asyncio.Task[Any], _Reader] = WeakKeyDictionary()
-        super().__init__(_Wire(store, link or Link(), self._watch))
-        store.watch(self.on_news)
-
-    async def close(self) -> None:
-        """Take no notice of the store any more."""
-        self._store.unwatch(self.on_news)
-
-    def _me(self) -> _Reader:
-        task = asyncio.current_task()
-        assert task is not None
-        if task not in self._readers:
-            self._readers[task] = _Reader()
-        return self._readers[task]
-
-    def _watch(self, streams: Iterable[bytes]) -> None:
-        reader = self._me()
-        reader.streams.update(streams)
-        reader.news = False
-
-    def on_news(self, stream: bytes) -> None:
-        """A stream is about to get something new."""
-        for reader in list(self._readers.values()):
-            if stream in reader.streams:
-                reader.wake()
-
-    def announce_change(self) -> None:
-        """Nothing: the store tells of its changes itself."""
-
-    def wake(self) -> None:
-        """Let everybody who waits for a change look again."""
-        for reader in list(self._readers.values()):
-            reader.wake()
-
-    async def wait_for_change(self, seconds: float) -> None:
-        """Wait until something new may be read. ``seconds`` would be for polling, and that is not needed."""
-        reader = self._me()
-        if not reader.news:
-            reader.changed = anyio.Event()
-            with anyio.move_on_after(self._look):
-                await reader.changed.wait()
-            reader.changed = None
-        reader.news = False

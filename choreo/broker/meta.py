@@ -31,9 +31,11 @@ class Meta:
         """
         await self.check_server()
         mine = {"layout": LAYOUT_VERSION, "partitions": self.keys.partitions}
-        for name, value in mine.items():
-            await self.connection.call("HSETNX", self.keys.meta, name, value)
-        theirs = await self.connection.call("HMGET", self.keys.meta, *mine)
+        marks = [("HSETNX", self.keys.meta, name, value) for name, value in mine.items()]
+        *marked, theirs = await self.connection.call_many([*marks, ("HMGET", self.keys.meta, *mine)])
+        for answer in (*marked, theirs):
+            if isinstance(answer, Exception):
+                raise answer
         for (name, value), found in zip(mine.items(), theirs, strict=True):
             if found.decode() != str(value):
                 raise LayoutMismatch(
@@ -59,7 +61,7 @@ class Meta:
         """The version that the server reports to be compatible with; empty if it does not say."""
         try:
             answer = await self.connection.call("INFO", "server")
-        except BrokerRefused:  # fakeredis has no INFO, and a user may not be allowed to ask
+        except BrokerRefused:  # fakeredis alone has no INFO, and a user may not be allowed to ask
             return ()
         lines = answer.decode(errors="replace").splitlines()
         text = next((line.partition(":")[2] for line in lines if line.startswith("redis_version:")), "")

@@ -71,8 +71,8 @@ FORMS: Mapping[str, tuple[Argument, ...]] = {
 #: Of these, what the scripts use that change sagas. Servers do not take back what a script has done before
 #: a command of it is refused.
 INDIVISIBLE = frozenset({
-    "HDEL", "HEXISTS", "HGET", "HKEYS", "HMGET", "HSET", "HSETNX", "TYPE", "XACK", "XADD", "XCLAIM", "XDEL",
-    "XPENDING", "XRANGE", "ZADD", "ZRANGE", "ZRANGEBYSCORE", "ZREM",
+    "HDEL", "HEXISTS", "HGET", "HKEYS", "HLEN", "HMGET", "HSET", "HSETNX", "TYPE", "XACK", "XADD", "XCLAIM",
+    "XDEL", "XPENDING", "XRANGE", "ZADD", "ZRANGE", "ZRANGEBYSCORE", "ZREM",
 })  # fmt: skip
 #: Commands whose form writes: they are tried only when the key can be deleted again.
 WRITING = ("HSETNX", "RPUSH")

@@ -136,10 +136,13 @@ class Slots:
         """
         while not self.free(back=back) and not self._closed:
             await self._wait_for_release()
-        with anyio.move_on_after(gather):
-            while self.free(back=back) < self._enough(back) and not self._closed:
-                await self._wait_for_release()
-        return self.free(back=back)
+        free = self.free(back=back)
+        if free < self._enough(back) and not self._closed:
+            with anyio.move_on_after(gather):
+                while self.free(back=back) < self._enough(back) and not self._closed:
+                    await self._wait_for_release()
+            free = self.free(back=back)
+        return free
 
     def _enough(self, back: bool) -> int:
         """Half of what may be had while the other side holds what it does."""

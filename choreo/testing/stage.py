@@ -12,7 +12,8 @@ import anyio
 from choreo.broker.broker import Broker
 from choreo.broker.clock import ServerClock
 from choreo.broker.connection import Argument, Connection
-from choreo.broker.fake import FakeConnection, FakeStore, Link
+from choreo.broker.fake import FakeStore
+from choreo.broker.fake_connection import FakeConnection, Link
 from choreo.broker.gate import (
     Decision,
 )
@@ -257,9 +258,9 @@ class LazyConnection(FakeConnection):
             self.wake()
         return unread
 
-    def on_news(self, stream: bytes) -> None:
+    def on_news(self, stream: bytes, group: bytes | None) -> None:
         """Remember that there is something new."""
-        self._unread = True
+        self._unread = self._unread or group is None
 
 
 def wake(broker: Broker) -> None:
