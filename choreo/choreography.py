@@ -29,7 +29,6 @@ from choreo.tracker.stuck import find_stuck
 from choreo.wire.cards import decode_card
 from choreo.wire.envelope import Envelope, derive_id, encode_data
 from choreo.wire.keys import check_saga_id
-from choreo.wire.streams_yaml import load
 from choreo.wire.topology import Topology
 
 #: Seconds between looks while waiting for a saga: the first, and the longest.
@@ -70,7 +69,7 @@ class Choreography(Operations):
             LayoutMismatch, UnsupportedServer: if the server and this program do not fit.
             BrokerUnavailable: if the server cannot be reached.
         """
-        topology = source if isinstance(source, Topology) else load(source)
+        topology = source if isinstance(source, Topology) else _load(source)
         async with Broker.open(server_url(topology, redis), topology.keys) as broker:
             await broker.join()
             yield cls(topology, broker)
@@ -236,3 +235,10 @@ class Choreography(Operations):
         await self.broker.clock.refresh()
         unwind = partial(self.broker.sagas.compensate, check_saga_id(saga_id), self.clock(), token, *words)
         return await self.broker.persist(unwind)
+
+
+def _load(source: str | Path) -> Topology:
+    # A harness whose participants are given in code is made without YAML.
+    from choreo.wire.streams_yaml import load
+
+    return load(source)

@@ -9,16 +9,18 @@ import traceback
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from types import FunctionType, ModuleType
-from typing import Any, cast
+from typing import TYPE_CHECKING, Any, cast
 
 from choreo.errors import ConfigurationError, ContractError, Fault
 from choreo.model.event import OWN_EVENTS, type_name
-from choreo.model.flow import Flow, Plan, Route, SagaPlan, derive
 from choreo.model.participant import Participant
 from choreo.wire.limits import MAX_ERROR_CHARACTERS
 from choreo.wire.nodes import quote, suggest
 from choreo.wire.streams_yaml import is_import
 from choreo.wire.topology import Topology
+
+if TYPE_CHECKING:
+    from choreo.model.flow import Flow
 
 
 def load_all(topology: Topology) -> list[Participant]:
@@ -52,6 +54,9 @@ def import_root(topology: Topology) -> Path:
 
 def flow_of(topology: Topology, participants: Sequence[Participant]) -> Flow:
     """The graph of ``participants`` under the streams and sagas of ``topology``."""
+    # Who only runs participants does not look at the whole.
+    from choreo.model.flow import Plan, Route, SagaPlan, derive
+
     steps = [step for participant in participants for step in participant.steps]
     heard = {type_name(event) for step in steps for event in step.on}
     routes = {

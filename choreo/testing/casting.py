@@ -8,10 +8,8 @@ from functools import lru_cache
 from pathlib import Path
 
 from choreo.errors import ConfigurationError
-from choreo.loading import load_all
 from choreo.model.event import Event, type_name
 from choreo.model.participant import Participant
-from choreo.wire.streams_yaml import load
 from choreo.wire.topology import SagaType, Topology
 
 #: The namespace and the saga of a choreography that has no streams.yaml, and the stream of what comes from
@@ -52,6 +50,9 @@ def cast(
         if not participants:
             raise ConfigurationError("a harness needs a streams.yaml, or participants=[...]")
         return Cast(_derive(participants, ends or Ends()), tuple(participants))
+    # What follows brings in YAML, which a choreography that is given in code does not need.
+    from choreo.loading import load_all
+
     topology = source if isinstance(source, Topology) else _load(Path(source))
     mine = {each.name: each for each in participants}
     rest = {name: spec for name, spec in topology.participants.items() if name not in mine}
@@ -72,6 +73,8 @@ def _load(path: Path) -> Topology:
 
 @lru_cache(maxsize=16)
 def _load_once(absolute: Path, path: Path, stamp: int) -> Topology:
+    from choreo.wire.streams_yaml import load
+
     return load(path)
 
 

@@ -6,7 +6,6 @@ from collections.abc import Iterator, Sequence
 
 from choreo.model.event import Event, type_name
 from choreo.model.participant import Participant, Step
-from choreo.wire.nodes import suggest
 from choreo.wire.topology import Topology
 
 
@@ -21,7 +20,7 @@ def handler_named(participants: Sequence[Participant], name: object) -> str:
     wanted = f"{name.participant}/{name.name}" if isinstance(name, Step) else str(name)
     known = dict(_names(participants))
     if wanted not in known:
-        right = suggest(wanted, list(known)) or f"; there are {', '.join(known)}"
+        right = _suggest(wanted, list(known)) or f"; there are {', '.join(known)}"
         raise ValueError(f"there is no handler {wanted!r}{right}")
     return known[wanted]
 
@@ -34,7 +33,7 @@ def participant_named(participants: Sequence[Participant], name: str) -> str:
     """
     known = [each.name for each in participants]
     if name not in known:
-        right = suggest(name, known) or f"; there are {', '.join(known)}"
+        right = _suggest(name, known) or f"; there are {', '.join(known)}"
         raise ValueError(f"there is no participant {name!r}{right}")
     return name
 
@@ -56,7 +55,7 @@ def type_named(topology: Topology, event: type[Event] | str) -> str:
     """
     name = event if isinstance(event, str) else type_name(event)
     if name not in topology.routes:
-        raise ValueError(f"no stream carries {name!r}{suggest(name, list(topology.routes))}")
+        raise ValueError(f"no stream carries {name!r}{_suggest(name, list(topology.routes))}")
     return name
 
 
@@ -68,3 +67,9 @@ def _names(participants: Sequence[Participant]) -> Iterator[tuple[str, str]]:
         yield f"{participant}/{rest.rpartition('/')[2]}", label
     for label in full:
         yield label, label
+
+
+def _suggest(name: str, known: Sequence[str]) -> str:
+    from choreo.wire.nodes import suggest  # brings in YAML, which only a name that is wrong needs
+
+    return suggest(name, known)

@@ -7,10 +7,7 @@ from collections.abc import Coroutine
 from dataclasses import dataclass
 from typing import Any, Protocol, TypeVar
 
-from rich.console import Console
-
 from choreo.choreography import Choreography
-from choreo.drawing.trace_format import format_trace
 from choreo.errors import SagaNotFound
 from choreo.model.event import Event, type_name
 from choreo.model.facts import Fact, Kind, View
@@ -82,6 +79,11 @@ class SagaHandle:
             trace = self.trace
         except SagaNotFound:
             return f"{self.id}: nothing has happened in this saga yet"
+        # Only a test that fails, or asks, draws anything.
+        from rich.console import Console
+
+        from choreo.drawing.trace_format import format_trace
+
         out = io.StringIO()
         drawing = format_trace(trace, now=self._client.clock(), errors=True)
         Console(file=out, width=110, highlight=False, color_system=None).print(drawing)
