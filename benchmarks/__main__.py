@@ -9,7 +9,7 @@ from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import TypeAlias
 
-from benchmarks import cases, counts, special
+from benchmarks import cases, counts, harness, special
 from benchmarks.cases import Scale
 from benchmarks.report import Row, show, write
 from benchmarks.server import Server, running_server
@@ -17,7 +17,7 @@ from benchmarks.server import Server, running_server
 Case: TypeAlias = Callable[[Server, Scale], Iterable[Row]]
 CASES: dict[str, Case] = {
     "backlog": cases.backlogs, "latency": cases.latencies, "unwinding": cases.unwinding,
-    "tracker": cases.tracking, **special.CASES, "counts": counts.counts,
+    "tracker": cases.tracking, **special.CASES, "counts": counts.counts, "hundred": harness.hundred_tests,
 }  # fmt: skip
 QUICK = Scale(rounds=1, sagas=500, seconds=1.0, stored=10_000)
 

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from pathlib import Path
 
 import pytest
 
+from benchmarks import harness
 from benchmarks.race import ALONE, backlog
 from benchmarks.server import Server, running_server
 
@@ -25,3 +27,9 @@ def test_a_contestant_empties_a_backlog(server: Server, contestant: str) -> None
     assert lap.rate > 0
     assert lap.calls["xadd"] == pytest.approx(1, abs=0.05)
     assert lap.calls["xack"] > 0
+
+
+@pytest.mark.processes
+def test_the_hundred_tests_pass(tmp_path: Path) -> None:
+    """What is measured as a hundred tests of a user's are tests that hold."""
+    harness.run(harness.TESTS, tmp_path)
