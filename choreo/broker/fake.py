@@ -138,14 +138,12 @@ class _Socket(FakeSocket):
         with self._server.lock:
             if name == "evalsha":
                 return self._answer(self._evaluate(arguments))
-            if name in _SHORT_WAYS:
-                found = _SHORT_WAYS[name](self, arguments)
-                if found is not NotImplemented:
-                    return found
-            try:
-                result = self._run(name, arguments)
-            except SimpleError as error:
-                result = error
+            result = _SHORT_WAYS[name](self, arguments) if name in _SHORT_WAYS else NotImplemented
+            if result is NotImplemented:
+                try:
+                    result = self._run(name, arguments)
+                except SimpleError as error:
+                    result = error
         return self._answer(result)
 
     def _answer(self, result: Any) -> Any:
@@ -232,35 +230,38 @@ class _Socket(FakeSocket):
         return f"redis_version:{'.'.join(map(str, self.version))}\r\n".encode()
 
     def _read_group(self, arguments: list[bytes]) -> Any:
-        """The answer to ``XREADGROUP GROUP g c COUNT n STREAMS s.. >..``, if it is no error."""
+        """The answer to ``XREADGROUP GROUP g c COUNT n STREAMS s.. >..``."""
         keys, positions = _halves(arguments[6:])
         if arguments[3:6:2] != [b"COUNT", b"STREAMS"] or set(positions) != {b">"}:
             return NotImplemented
-        streams = [self._stream(key) for key in keys]
-        groups = [stream.group_get(arguments[1]) for stream in streams if stream is not None]
-        if None in groups or len(groups) < len(keys):
-            return NotImplemented
+        groups = []
+        for key in keys:
+            item = self._db.get(key)
+            if item is not None and not isinstance(item.value, XStream):
+                return SimpleError(_msgs.WRONGTYPE_MSG)
+            group = item.value.group_get(arguments[1]) if item is not None else None
+            if group is None:
+                names = key.decode(), arguments[1].decode()
+                return SimpleError(_msgs.XREADGROUP_KEY_OR_GROUP_NOT_FOUND_MSG.format(*names))
+            groups.append(group)
         consumer, count = arguments[2], int(arguments[4])
-        read = [group.group_read(consumer, b">", count, False) for group in groups if group is not None]
+        read = [group.group_read(consumer, b">", count, False) for group in groups]
         return [[key, entries] for key, entries in zip(keys, read, strict=True) if entries] or None
 
     def _read_behind(self, arguments: list[bytes]) -> Any:
-        """The answer to ``XREAD COUNT n STREAMS s.. id..``, if it is no error."""
+        """The answer to ``XREAD COUNT n STREAMS s.. id..``, if all of these are streams."""
         keys, positions = _halves(arguments[3:])
-        streams = [self._stream(key) for key in keys]
-        if arguments[0:3:2] != [b"COUNT", b"STREAMS"] or b"$" in positions or None in streams:
+        if arguments[0:3:2] != [b"COUNT", b"STREAMS"] or b"$" in positions or len(keys) < len(positions):
+            return NotImplemented
+        items = [item for key in keys if (item := self._db.get(key)) is not None]
+        if len(items) < len(keys) or not all(isinstance(item.value, XStream) for item in items):
             return NotImplemented
         found, count = [], int(arguments[1])
-        for key, stream, position in zip(keys, streams, positions, strict=True):
-            entries = stream.stream_read(StreamEntryKey.parse_str(position), count)
+        for key, item, position in zip(keys, items, positions, strict=True):
+            entries = item.value.stream_read(StreamEntryKey.parse_str(position), count)
             if entries:
-                found.append([key, [stream.format_record(each) for each in entries]])
-        return found
-
-    def _stream(self, key: bytes) -> Any:
-        """The stream of this key, if there is one."""
-        item = self._db.get(key)
-        return item.value if item is not None and isinstance(item.value, XStream) else None
+                found.append([key, [item.value.format_record(each) for each in entries]])
+        return found or None
 
 
 def _halves(arguments: list[bytes]) -> tuple[list[bytes], list[bytes]]:
@@ -298,8 +299,8 @@ class FakeStore:
         """A command is about to run: tell whoever waits for what it may bring."""
         group = None
         if name == "xadd":
-            key = arguments[0]
-            self.added.append((key, list(arguments[arguments.index(b"*") + 1 :])))
+            key, at = arguments[0], arguments.index(b"*") if b"*" in arguments else 1
+            self.added.append((key, list(arguments[at + 1 :])))
         elif name == "xgroup":
             _, key, group, *_ = arguments
         else:
