@@ -117,8 +117,10 @@ def _of_step(choreography: Cast, step: Step[Any]) -> Iterator[tuple[str, tuple[F
         yield f"{label} fails once after its effect", (Fail(label, when="after effect"),)
     yield f"{label} fails for good", (Fail(label, times=attempts),)
     yield f"{label} aborts", (Fail(label, Abort("rehearsed")),)
-    if policy.timeout is not None and attempts > 1:
-        yield f"{label} hangs once", (Hang(label),)
+    if policy.timeout is not None:
+        if attempts > 1:
+            yield f"{label} hangs once", (Hang(label),)
+        yield f"{label} hangs for good", (Hang(label, times=attempts),)
     for moment in MOMENTS:
         yield f"{label} crashes {_said(moment)}", (Crash(label, moment),)
     yield f"unwound after {label}", (Unwind(label),)
