@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import dataclasses
 from collections.abc import Callable, Iterable, Sequence
 from datetime import timedelta
@@ -107,6 +108,7 @@ class Harness:
     # -- opening and closing -----------------------------------------------------------------------
 
     async def __aenter__(self) -> Self:
+        _check_runner()
         self._world = World(self.seed)
         topology, store = self.cast.topology, FakeStore(self._world.clock)
         self._stage = Stage(
@@ -327,6 +329,15 @@ class Harness:
         if missing:
             told = "\n".join(f"  {fault!r}: happened {fault.happened} times" for fault in missing)
             raise FaultDidNotHappen(f"planted, but did not happen:\n{told}")
+
+
+def _check_runner() -> None:
+    try:
+        asyncio.get_running_loop()
+    except RuntimeError:
+        raise ChoreoError(
+            "a harness runs beside a test on asyncio; let the fixture `anyio_backend` return \"asyncio\""
+        ) from None
 
 
 def _first(group: BaseExceptionGroup[Any]) -> BaseException:

@@ -15,7 +15,7 @@ import pytest
 from bank import Bank, Debited, Refused, Returned, TransferDone, TransferRequested
 
 from choreo import Context, Event, Participant, Retry
-from choreo.errors import ConfigurationError, SagaConflict, SagaNotFound, UnroutableEvent
+from choreo.errors import ChoreoError, ConfigurationError, SagaConflict, SagaNotFound, UnroutableEvent
 from choreo.model.saga import State
 from choreo.testing import Ends, Harness
 
@@ -502,3 +502,10 @@ async def test_deadlines(tmp_path: Any) -> None:
         saga.assert_undone("patient/wait")
         assert saga.events == ["TransferRequested", "SagaTimedOut"]
         assert 300_000 <= town.now - began <= 301_000
+
+
+def test_elsewhere_than_on_asyncio_it_says_so() -> None:
+    """A test that anyio's plugin runs on trio is told what to do about it."""
+    opening = Bank().harness().__aenter__()
+    with pytest.raises(ChoreoError, match="let the fixture `anyio_backend` return \"asyncio\""):
+        opening.send(None)

@@ -72,6 +72,16 @@ def run_pytest(folder: Path, *arguments: str) -> subprocess.CompletedProcess[str
     )  # fmt: skip
 
 
+def test_it_costs_other_projects_nothing() -> None:
+    """pytest loads it in every run: it imports nothing of choreo but itself, nor what choreo stands on."""
+    look = "import sys, choreo.testing.plugin; print(*(n for n in sys.modules if n.split('.')[0] in {names}))"
+    names = ("choreo", "anyio", "fakeredis", "msgspec", "redis", "rich", "yaml")
+    found = subprocess.run(
+        [sys.executable, "-c", look.format(names=names)], cwd=ROOT, capture_output=True, text=True, check=True
+    )
+    assert set(found.stdout.split()) == {"choreo", "choreo.testing", "choreo.testing.plugin"}
+
+
 def test_the_fixtures(tmp_path: Path) -> None:
     """`choreo_harness` finds the nearest streams.yaml; `choreo_server` is a real server."""
     (tmp_path / "streams.yaml").write_text(STREAMS)
