@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import subprocess
 import sys
 import time
@@ -121,6 +122,8 @@ def _store(server: Server, count: int) -> None:
         names = [kind(partition, "") for kind in kinds] + [keys.index(partition, "order", "completed")]
         for first in range(0, share, 1000):
             script(names, [first, min(first + 999, share - 1), 1_700_000_000_000, *dumps])
+    # Gigabytes of its file wait to be written to the disk now, and whoever writes next waits with them.
+    os.sync()
 
 
 def memory(server: Server, scale: Scale) -> Iterable[Row]:

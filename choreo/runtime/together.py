@@ -18,6 +18,10 @@ from choreo.wire.limits import MAX_BATCH
 
 logger = logging.getLogger("choreo.runtime")
 
+#: Answers after which something is still to be done.
+_UNDECIDED = frozenset({Verdict.RUN, Verdict.ASK, Verdict.DOUBT, Verdict.POISON, Verdict.BLOCKED})
+
+
 @dataclass(eq=False, slots=True)
 class _Member:
     """One of a group."""
@@ -74,6 +78,8 @@ class Together:
         ran = []
         end = self.lives.stopwatch() + SLICE
         for each, answer in zip(group, answers, strict=True):
+            if answer.verdict not in _UNDECIDED:
+                continue  # it is settled
             if answer.verdict is not Verdict.RUN or self.lives.stopwatch() > end:
                 self._go_alone(each, held)
                 continue
