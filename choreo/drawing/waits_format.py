@@ -15,6 +15,11 @@ MAX_AWAITED = 20
 #: Milliseconds for which a worker may not be seen, or not renew a lease, before that is worth telling.
 _SILENCE = 30_000
 _DIM = "bright_black"
+#: What nobody can read, and why.
+_NOBODY = {
+    Where.GROUPLESS: "{participant} has no consumer group there: its workers never ran, or it was destroyed",
+    Where.GONE: "its entry is gone: unless the tracker is behind, somebody deleted it before it was handled",
+}
 
 #: Of a saga for which nothing is found.
 NOTHING = (
@@ -79,8 +84,8 @@ def _due(due: int, now: int) -> str:
 
 def _told(reading: Reading, participant: str, now: int) -> str:
     """What is known of whoever is to handle it; empty if all is as it should be."""
-    if reading.where is Where.GROUPLESS:
-        return f"{participant} has no consumer group there: its workers never ran, or it was destroyed"
+    if reading.where in _NOBODY:
+        return _NOBODY[reading.where].format(participant=participant)
     if reading.where is Where.HELD:
         return _held(reading, now)
     if reading.paused_by:

@@ -29,6 +29,8 @@ class Where(StrEnum):
     """It was read and acknowledged, and what it came to is not known (yet)."""
     GROUPLESS = "groupless"
     """In a stream that the participant has no consumer group for."""
+    GONE = "gone"
+    """Not in its stream any more, and in nobody's hands: somebody has deleted it."""
 
 
 class Reading(msgspec.Struct, frozen=True, omit_defaults=True):
@@ -76,6 +78,8 @@ class Awaited(msgspec.Struct, omit_defaults=True):
     """The error of the last attempt."""
     reading: Reading | None = None
     """Who is about to handle it; ``null`` where that was not looked up."""
+    entry: str = ""
+    """In a ``step``: id of the stream entry that is to be handled."""
 
 
 class Stuck(msgspec.Struct, omit_defaults=True):
@@ -186,7 +190,8 @@ def _steps(
         for participant, step in hearing:
             if (participant, step, fact.id) not in reacted and (fact.back or running or begun):
                 failed = failing.get((participant, step, "", fact.id))
-                waits = Awaited("step", fact.type, f"{participant}/{step}", fact.time, event=fact.id)
+                handler = f"{participant}/{step}"
+                waits = Awaited("step", fact.type, handler, fact.time, event=fact.id, entry=fact.entry)
                 yield _retry(failed) if failed else waits
         if not hearing and running:
             yield Awaited("listener", fact.type, since=fact.time)

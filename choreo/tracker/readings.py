@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
+import msgspec
+
 from choreo.broker.broker import Broker
 from choreo.broker.readers import Group, Pending, Readers, StreamState, order
 from choreo.model.pause import Pause
@@ -15,6 +17,8 @@ from choreo.wire.topology import Topology
 _SLACK = 10_000
 #: Deliveries that are looked through for the one that is searched for.
 _COUNT = 100
+#: Where that is which nobody holds, if it is there at all.
+_LOOSE = (Where.UNREAD, Where.HANDLED)
 #: What is handled by somebody, so that it can be asked by whom.
 _HANDLED = ("step", "undo", "retry")
 
@@ -64,9 +68,12 @@ async def look_up(
     streams = await readers.streams(list(dict.fromkeys(each.stream for each in questions)))
     paused = await broker.meta.paused()
     holders = await _find_holders(readers, questions, streams)
+    gone = await _find_gone(readers, questions)
     for question, held in zip(questions, holders, strict=True):
         state = streams.get(question.stream)
-        question.awaited.reading = _reading(question, state, held, paused.get(question.participant))
+        reading = _reading(question, state, held, paused.get(question.participant))
+        lost = (question.stream, question.awaited.entry) in gone and reading.where in _LOOSE
+        question.awaited.reading = msgspec.structs.replace(reading, where=Where.GONE) if lost else reading
 
 
 def _has_reader(topology: Topology, awaited: Awaited, now: int) -> bool:
@@ -98,6 +105,12 @@ async def _find_holders(
         if question.asks_for(fields)
     }
     return [held.get(id(each)) for each in questions]
+
+
+async def _find_gone(readers: Readers, questions: Sequence[_Question]) -> set[tuple[str, str]]:
+    """Stream and id of the entries that are not there any more."""
+    asked = list({(each.stream, each.awaited.entry): None for each in questions if each.awaited.entry})
+    return {each for each, fields in zip(asked, await readers.entries(asked), strict=True) if not fields}
 
 
 def _pending(question: _Question, streams: Mapping[str, StreamState]) -> bool:

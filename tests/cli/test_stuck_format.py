@@ -54,6 +54,9 @@ def test_whether_anybody_is_about_to_handle_it() -> None:
     assert told(Reading(Where.GROUPLESS)) == (
         "payments has no consumer group there: its workers never ran, or it was destroyed"
     )
+    assert told(Reading(Where.GONE)) == (
+        "its entry is gone: unless the tracker is behind, somebody deleted it before it was handled"
+    )
     assert told(Reading(Where.HANDLED)) == "it was read and acknowledged, and what it came to is not known yet"
 
 

@@ -96,6 +96,23 @@ async def test_it_was_acknowledged_by_hand(
     assert reading.where is Where.HANDLED
 
 
+@pytest.mark.parametrize("passed", [False, True])
+async def test_it_was_deleted_before_anybody_read_it(
+    topology: Topology, broker: Broker, choreo: Choreography, passed: bool
+) -> None:
+    """An entry that somebody deleted is told as what nobody will handle, also when its group is past it."""
+    await join(topology, broker)
+    await begin(choreo)
+    stream = topology.keys.stream(topology.keys.partition("s1"), "orders")
+    ((entry, _),) = await broker.connection.call("XRANGE", stream, "-", "+")
+    await broker.connection.call("XDEL", stream, entry)
+    if passed:
+        await broker.connection.call("XGROUP", "SETID", stream, "payments", "$")
+    reading = step(await only(choreo), "payments/charge").reading
+    assert reading is not None
+    assert reading.where is Where.GONE
+
+
 async def test_the_group_is_gone(topology: Topology, broker: Broker, choreo: Choreography) -> None:
     """A participant without its group is told."""
     await join(topology, broker)
