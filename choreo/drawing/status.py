@@ -62,5 +62,6 @@ def what_went_wrong(view: View) -> str:
     if view.reason:
         return clean(view.reason)
     if view.last_error:
-        return clean(f"{view.last_error.step}: {view.last_error.message}")
+        whose = f"{view.last_error.step}: " if view.last_error.step else ""
+        return clean(whose + view.last_error.message)
     return ""

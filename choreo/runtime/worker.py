@@ -211,7 +211,7 @@ class Worker:
             logger.warning("%s: could not say goodbye: %s", self.participant.name, error)
         else:
             if left:
-                logger.warning("%s: %d deliveries were handed over unfinished", self.participant.name, left)
+                logger.warning("%s: handed over unfinished: %d", self.participant.name, left)
             logger.info("%s: worker %s has stopped", self.participant.name, self.identity.consumer)
 
     # -- taking ------------------------------------------------------------------------------------

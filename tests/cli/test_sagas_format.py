@@ -9,7 +9,7 @@ from rich.cells import cell_len
 
 from choreo.cli.sagas_format import format_sagas
 from choreo.drawing.durations import format_age, format_duration, parse_duration
-from choreo.drawing.status import format_end, format_time
+from choreo.drawing.status import format_end, format_time, what_went_wrong
 from choreo.model.facts import LastError, View
 from choreo.model.saga import State
 
@@ -37,6 +37,12 @@ def test_one_line_for_each_saga() -> None:
         "✗ failed       order-0  ?      2 h 00 min ago  a/b              a/b: boom",
         "",
     ]
+
+
+def test_an_entry_that_was_refused_has_no_step() -> None:
+    """What went wrong is said alone."""
+    view = View("order-1", "order", started=NOW, last_error=LastError("", 1, "data-not-json: truncated"))
+    assert what_went_wrong(view) == "data-not-json: truncated"
 
 
 def test_deadlines_have_a_column_of_their_own() -> None:
