@@ -74,6 +74,10 @@ class NoGroup(BrokerUnavailable):
     """A stream or its consumer group is gone; making the group anew heals it."""
 
 
+class CannotServe(BrokerUnavailable):
+    """The server is there, and says that it cannot do this now."""
+
+
 class WrongAddress(BrokerUnavailable):
     """There is no host of that name; waiting will not help."""
 
@@ -138,7 +142,9 @@ def translate(error: BaseException) -> Exception:
         return NoGroup(text)
     if isinstance(error.__context__, socket.gaierror) and error.__context__.errno == socket.EAI_NONAME:
         return WrongAddress(text)
-    if isinstance(error, _TRANSIENT_CLASSES) or word in _TRANSIENT:
+    if word in _TRANSIENT:
+        return CannotServe(text)
+    if isinstance(error, _TRANSIENT_CLASSES):
         return BrokerUnavailable(text)
     return BrokerRefused(f"the server refused: {text}")
 

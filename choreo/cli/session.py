@@ -10,7 +10,7 @@ from typing import TypeVar, TypeVarTuple
 import anyio
 
 from choreo.broker.address import server_url
-from choreo.broker.connection import public_url
+from choreo.broker.connection import CannotServe, public_url
 from choreo.choreography import Choreography
 from choreo.cli import logs
 from choreo.cli.settings import Settings
@@ -58,7 +58,10 @@ def naming_server(url: str) -> Iterator[None]:
         error: BaseException = group
         while isinstance(error, BaseExceptionGroup):
             error = error.exceptions[0]
-        raise BrokerUnavailable(
-            f"{name}: {error}\nIs a server running there? `choreo dev` starts one;"
-            " --redis or CHOREO_REDIS_URL says where another is"
-        ) from error
+        hint = "The server is there, and cannot serve now; `choreo doctor` may say why"
+        if not isinstance(error, CannotServe):
+            hint = (
+                "Is a server running there? `choreo dev` starts one;"
+                " --redis or CHOREO_REDIS_URL says where another is"
+            )
+        raise BrokerUnavailable(f"{name}: {error}\n{hint}") from error

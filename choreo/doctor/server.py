@@ -150,7 +150,7 @@ def memory(server: Server) -> Iterator[Said]:
     else:
         part = int(used) / int(limit)
         what = f"{_mega(used)} of {_mega(limit)} used ({part:.0%})"
-        remedy = redis_cli("CONFIG", "SET", "maxmemory", str(2 * int(limit)))
+        remedy = redis_cli("CONFIG", "SET", "maxmemory", str(2 * max(int(limit), int(used))))
         if part > _TOO_MUCH:
             yield problem(f"{what}: commits are refused when it is full, and sagas stand still", remedy)
         elif part > _MUCH:

@@ -16,6 +16,7 @@ from choreo.cli.commands import STATES
 from choreo.cli.main import cli
 from choreo.cli.settings import Settings
 from choreo.model.saga import State
+from tests.conftest import StartServer
 
 Choreo: TypeAlias = Callable[..., Result]
 
@@ -132,6 +133,16 @@ def test_an_unreachable_server_is_named(choreo: Choreo) -> None:
     assert "redis://ada:***@localhost:1/0: " in result.stderr
     assert "`choreo dev` starts one" in result.stderr
     assert "secret" not in result.output
+
+
+def test_a_server_that_is_there_and_cannot_serve(choreo: Choreo, server_process: StartServer) -> None:
+    """Exit code 3, and nobody is told to start a server."""
+    server = server_process({"maxmemory": "1"})
+    result = choreo("start", "Asked", "--data", '{"question": ""}', "--redis", server.url)
+    assert result.exit_code == 3
+    assert "OOM" in result.stderr
+    assert "`choreo doctor` may say why" in result.stderr
+    assert "`choreo dev`" not in result.stderr
 
 
 @pytest.mark.parametrize(

@@ -105,6 +105,7 @@ async def test_every_store_can_be_examined(broker: Broker, topology: Topology) -
         ("append-only-file", {"appendonly": "no"}),
         ("eviction", {"maxmemory-policy": "allkeys-lru"}),
         ("fsync", {"appendfsync": "no"}),
+        ("memory", {"maxmemory": "100kb"}),
     ],
 )  # fmt: skip
 async def test_the_remedies_help(server_process: Any, check: str, settings: dict[str, str]) -> None:
