@@ -197,10 +197,10 @@ class _Socket(FakeSocket):
 
     def call_from_script(self, runtime: Any, command: Sequence[Any]) -> Any:
         """The answer to a command of a script, as Lua has it."""
-        words = [each if type(each) is bytes else f"{each:.17g}".encode() for each in command]
-        name, arguments = words[0].decode().lower(), words[1:]
+        name = _name_of(command[0])
+        arguments = [each if type(each) is bytes else f"{each:.17g}".encode() for each in command[1:]]
         if name in _LOOKS:
-            quick = self._look(name, arguments)
+            quick = _LOOKS[name](self, arguments)
             if quick is not None:
                 return quick
         self._store.note(name, arguments)
@@ -209,21 +209,39 @@ class _Socket(FakeSocket):
 
     # -- what is asked most often, without the ceremony --------------------------------------------
 
-    def _look(self, name: str, arguments: list[bytes]) -> Any:
-        """The answer to TYPE, HLEN, HGET and HMGET, as Lua has it; ``None`` where it is an error."""
+    def _look_type(self, arguments: list[bytes]) -> Any:
+        """The answer to TYPE, as Lua has it."""
         item = self._db.get(arguments[0])
-        if name == "type":
-            return _scripts.status(self.type_cmd(CommandItem(arguments[0], self._db, item=item)).value)
-        if name == "hlen" and (item is None or isinstance(item.value, Hash)):
-            return 0 if item is None else len(item.value)
+        kind = type(None if item is None else item.value)
+        if kind not in _KINDS:
+            _KINDS[kind] = self.type_cmd(CommandItem(arguments[0], self._db, item=item)).value
+        return _scripts.status(_KINDS[kind])
+
+    def _look_size(self, arguments: list[bytes]) -> Any:
+        """The answer to HLEN, as Lua has it; ``None`` where it is an error."""
+        item = self._db.get(arguments[0])
         if item is None:
-            found: list[Any] = [False] * (len(arguments) - 1)
-        elif isinstance(item.value, Hash):
-            values = [item.value.get(each) for each in arguments[1:]]
-            found = [False if each is None else each for each in values]
-        else:
+            return 0
+        return len(item.value) if isinstance(item.value, Hash) else None
+
+    def _look_one(self, arguments: list[bytes]) -> Any:
+        """The answer to HGET, as Lua has it; ``None`` where it is an error."""
+        found = self._values(arguments)
+        return found[0] if found is not None and len(found) == 1 else None
+
+    def _look_many(self, arguments: list[bytes]) -> Any:
+        """The answer to HMGET, as Lua has it; ``None`` where it is an error."""
+        found = self._values(arguments)
+        return _scripts.runtime.table_from(found) if found else None
+
+    def _values(self, arguments: list[bytes]) -> list[Any] | None:
+        item = self._db.get(arguments[0])
+        if item is None:
+            return [False] * (len(arguments) - 1)
+        if not isinstance(item.value, Hash):
             return None
-        return found[0] if name == "hget" else _scripts.runtime.table_from(found)
+        values = [item.value.get(each) for each in arguments[1:]]
+        return [False if each is None else each for each in values]
 
     def _tell(self, arguments: list[bytes]) -> Any:
         """The answer to INFO, which fakeredis does not have: the version that it follows."""
@@ -264,6 +282,11 @@ class _Socket(FakeSocket):
         return found or None
 
 
+@cache
+def _name_of(word: bytes) -> str:
+    return word.decode().lower()
+
+
 def _halves(arguments: list[bytes]) -> tuple[list[bytes], list[bytes]]:
     middle = len(arguments) // 2
     return arguments[:middle], arguments[middle:]
@@ -271,7 +294,11 @@ def _halves(arguments: list[bytes]) -> tuple[list[bytes], list[bytes]]:
 
 #: Commands that take a shorter way than through fakeredis, and what scripts look at by one.
 _SHORT_WAYS = {"info": _Socket._tell, "xread": _Socket._read_behind, "xreadgroup": _Socket._read_group}
-_LOOKS = frozenset({"type", "hlen", "hget", "hmget"})
+#: Type of what fakeredis keeps -> what TYPE says of it.
+_KINDS: dict[type, bytes] = {}
+_LOOKS = {
+    "type": _Socket._look_type, "hlen": _Socket._look_size, "hget": _Socket._look_one, "hmget": _Socket._look_many,
+}  # fmt: skip
 
 
 class FakeStore:

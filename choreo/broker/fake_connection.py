@@ -9,7 +9,6 @@ import asyncio
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 from typing import Any
-from weakref import WeakKeyDictionary
 
 from redis.exceptions import RedisError
 
@@ -94,7 +93,7 @@ class FakeConnection(Connection):
     def __init__(self, store: FakeStore, link: Link | None = None, look: float = 30.0) -> None:
         self._store = store
         self._look = look
-        self._readers: WeakKeyDictionary[asyncio.Task[Any], _Reader] = WeakKeyDictionary()
+        self._readers: dict[asyncio.Task[Any], _Reader] = {}
         super().__init__(_Wire(store, link or Link(), self._watch))
         store.watch(self.on_news)
 
@@ -106,7 +105,8 @@ class FakeConnection(Connection):
         task = asyncio.current_task()
         assert task is not None
         if task not in self._readers:
-            self._readers[task] = _Reader()
+            living = {each: reader for each, reader in self._readers.items() if not each.done()}
+            self._readers = living | {task: _Reader()}
         return self._readers[task]
 
     def _watch(self, streams: Iterable[bytes], group: bytes | None) -> None:
@@ -117,7 +117,7 @@ class FakeConnection(Connection):
 
     def on_news(self, stream: bytes, group: bytes | None) -> None:
         """A stream is about to get something new, for ``group`` alone if there is one."""
-        for reader in list(self._readers.values()):
+        for reader in self._readers.values():
             if stream in reader.streams and group in (None, reader.group):
                 reader.wake()
 
@@ -126,7 +126,7 @@ class FakeConnection(Connection):
 
     def wake(self) -> None:
         """Let everybody who waits for a change look again."""
-        for reader in list(self._readers.values()):
+        for reader in self._readers.values():
             reader.wake()
 
     async def wait_for_change(self, seconds: float) -> None:
