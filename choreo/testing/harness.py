@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterable, Sequence
 from datetime import timedelta
 from pathlib import Path
 from types import TracebackType
-from typing import Any, Literal, Self
+from typing import Any, Literal, NoReturn, Self
 
 import anyio
 import anyio.to_thread
@@ -58,6 +58,10 @@ _LOOK_UPS: dict[str, Callable[[Cast, Any], str]] = {
 }
 
 
+#: What a harness has only when it is open.
+_OPENED = frozenset({"_director", "_processes", "_stage", "_tracker", "_world", "choreo"})
+
+
 class FaultDidNotHappen(AssertionError):
     """A planted fault had no chance to happen, so the test has not tested what it says."""
 
@@ -104,6 +108,11 @@ class Harness:
 
     has_opened = False
     """Whether it is open, or was."""
+
+    def __getattr__(self, name: str) -> NoReturn:
+        if name in _OPENED:
+            raise RuntimeError("the harness is not open: `async with Harness(...) as shop:` opens it")
+        raise AttributeError(f"a harness has no {name!r}")
 
     # -- opening and closing -----------------------------------------------------------------------
 
@@ -287,7 +296,7 @@ class Harness:
     ) -> Fault:  # fmt: skip
         """Have a step or an undo raise ``error``, the next ``times`` times that it runs.
 
-        ``handler`` is ``"participant/step"``, ``"participant/undo"`` or the step itself.
+        ``handler`` is ``"participant/step"``, ``"participant/undo"``, the step itself or the undo's function.
         """
         return self.plant(Fail(handler, error, when, times=times))
 

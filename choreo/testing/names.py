@@ -12,12 +12,16 @@ from choreo.wire.topology import Topology
 def handler_named(participants: Sequence[Participant], name: object) -> str:
     """The full name of a handler: ``participant/step`` or ``participant/step/undo``.
 
-    ``name`` may also be ``participant/undo``, or a step itself.
+    ``name`` may also be ``participant/undo``, or what stands under the handler's name in its module: a step,
+    or the function of an undo.
 
     Raises:
         ValueError: if there is no such handler.
     """
     wanted = f"{name.participant}/{name.name}" if isinstance(name, Step) else str(name)
+    for step in (step for participant in participants for step in participant.steps):
+        if step.compensation is not None and step.compensation.function is name:
+            wanted = f"{step.participant}/{step.name}/{step.compensation.name}"
     known = dict(_names(participants))
     if wanted not in known:
         right = _suggest(wanted, list(known)) or f"; there are {', '.join(known)}"

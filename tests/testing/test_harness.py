@@ -509,3 +509,13 @@ def test_elsewhere_than_on_asyncio_it_says_so() -> None:
     opening = Bank().harness().__aenter__()
     with pytest.raises(ChoreoError, match="let the fixture `anyio_backend` return \"asyncio\""):
         opening.send(None)
+
+
+async def test_a_harness_that_is_not_open_says_so() -> None:
+    """Whoever forgets `async with` is told about it; other mistakes are what they are on any object."""
+    town = Bank().harness()
+    for call in (town.settle, town.finish, lambda: town.start(TransferRequested())):
+        with pytest.raises(RuntimeError, match="the harness is not open"):
+            await call()
+    with pytest.raises(AttributeError, match="has no 'setle'"):
+        town.setle  # type: ignore[attr-defined]  # noqa: B018
