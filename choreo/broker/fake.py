@@ -297,7 +297,8 @@ _SHORT_WAYS = {"info": _Socket._tell, "xread": _Socket._read_behind, "xreadgroup
 #: Type of what fakeredis keeps -> what TYPE says of it.
 _KINDS: dict[type, bytes] = {}
 _LOOKS = {
-    "type": _Socket._look_type, "hlen": _Socket._look_size, "hget": _Socket._look_one, "hmget": _Socket._look_many,
+    "type": _Socket._look_type, "hlen": _Socket._look_size, "hget": _Socket._look_one,
+    "hmget": _Socket._look_many,
 }  # fmt: skip
 
 
