@@ -170,7 +170,7 @@ class Connection:
         self.blocking = reader is not None
         self._commands: Wire = Guest(commands) if isinstance(commands, Redis) else commands
         self._reader = reader or self._commands
-        self._changed = anyio.Event()
+        self._changed: anyio.Event | None = None
         self._turns = Turns(MAX_CONNECTIONS, COMMAND_TIMEOUT)
 
     @classmethod
@@ -282,12 +282,13 @@ class Connection:
 
     def announce_change(self) -> None:
         """Wake whoever waits in :meth:`wait_for_change`."""
-        self._changed.set()
-        self._changed = anyio.Event()
+        if self._changed:
+            self._changed.set()
+            self._changed = None
 
     async def wait_for_change(self, seconds: float) -> None:
         """Wait until something was written through this connection, at most ``seconds``."""
-        changed = self._changed
+        changed = self._changed = self._changed or anyio.Event()
         with anyio.move_on_after(seconds):
             await changed.wait()
 
