@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 from enum import StrEnum
 from itertools import groupby
+from operator import attrgetter
 
 import msgspec
 
@@ -65,11 +66,15 @@ class Order(StrEnum):
     """Count it as put right by hand."""
 
 
+#: Looking up a member of an enumeration takes longer than one would think.
+_EVENT = Kind.EVENT
+#: Kinds that say that a step took effect.
+_DONE = frozenset({Kind.EVENT, Kind.DONE, Kind.LATE})
 #: Kinds that stand for a dead letter.
 LETTERS = frozenset({Kind.DEAD, Kind.PARKED, Kind.STUCK, Kind.REFUSED, Kind.LOST})
 
 
-class Fact(msgspec.Struct, frozen=True, array_like=True, omit_defaults=True):
+class Fact(msgspec.Struct, frozen=True, array_like=True, omit_defaults=True, gc=False):
     """One fact about a saga. Which attributes are set depends on ``kind``."""
 
     id: str
@@ -170,6 +175,10 @@ _UNWINDING = (State.COMPENSATING, State.COMPENSATED)
 #: How many names of undos under way a view holds; the rest is in the trace.
 _MAX_UNDOING = 20
 
+_TIME = attrgetter("time")
+_BY_TIME = attrgetter("time", "id")
+_BY_SEQ = attrgetter("seq", "time")
+
 _encode_view = msgspec.json.Encoder(order="deterministic").encode
 _decode_view = msgspec.json.Decoder(View).decode
 
@@ -195,7 +204,7 @@ def add(timeline: dict[str, Fact], fact: Fact) -> bool:
     id, the smaller one is kept, so that the order of their arrival does not show.
     """
     known = timeline.get(fact.id)
-    if known is not None and _canonical(known) <= _canonical(fact):
+    if known is not None and (known == fact or _canonical(known) <= _canonical(fact)):
         return False
     timeline[fact.id] = fact
     return True
@@ -204,11 +213,14 @@ def add(timeline: dict[str, Fact], fact: Fact) -> bool:
 def in_order(timeline: Mapping[str, Fact] | Iterable[Fact]) -> list[Fact]:
     """The facts of a timeline in their canonical order: by time, causes before effects at the same time."""
     facts = timeline.values() if isinstance(timeline, Mapping) else timeline
-    ordered: list[Fact] = []
-    for _, group in groupby(sorted(facts, key=lambda fact: (fact.time, fact.id)), lambda fact: fact.time):
+    ordered = sorted(facts, key=_BY_TIME)
+    if len({fact.time for fact in ordered}) == len(ordered):
+        return ordered
+    arranged: list[Fact] = []
+    for _, group in groupby(ordered, _TIME):
         together = list(group)
-        ordered += together if len(together) == 1 else _by_cause(together)
-    return ordered
+        arranged += together if len(together) == 1 else _by_cause(together)
+    return arranged
 
 
 def _by_cause(facts: list[Fact]) -> list[Fact]:
@@ -234,9 +246,11 @@ def project(saga_id: str, timeline: Mapping[str, Fact]) -> View:
     ``timeline`` maps fact ids to facts and must not be empty.
     """
     facts = in_order(timeline)
-    turning = max(facts, key=lambda fact: (bool(fact.state), fact.seq, fact.time))
-    status = State(turning.state) if turning.state else State.RUNNING
-    done, undone = _count(facts)
+    turns = [fact for fact in facts if fact.state]
+    last = max(turns, key=_BY_SEQ) if turns else None
+    status = State(last.state) if last else State.RUNNING
+    # Most facts are events, and few questions are about more than what is left.
+    others = [fact for fact in facts if fact.kind is not _EVENT or fact.settles]
     return View(
         id=saga_id,
         type=next((fact.saga_type for fact in facts if fact.saga_type), ""),
@@ -244,18 +258,18 @@ def project(saga_id: str, timeline: Mapping[str, Fact]) -> View:
         current=next(filter(None, map(_place, reversed(facts))), ""),
         started=facts[0].began or facts[0].time,
         updated=facts[-1].time,
-        completed=turning.time if status.ended else None,
-        events=sum(fact.kind is Kind.EVENT for fact in facts),
-        done=done,
-        undone=undone,
-        undoing=[] if status is State.RESOLVED else _undoing(facts),
-        parked=_parked(facts) if status is State.RUNNING else [],
-        retries=sum(fact.kind is Kind.RETRYING for fact in facts),
-        dead_letters=sum(fact.kind in LETTERS for fact in facts),
-        open_letters=len({fact.id for fact in facts if fact.kind in LETTERS} - _settled(facts)),
-        damaged=[fact.note for fact in facts if fact.kind is Kind.LOST],
-        reason=next((_reason(fact) for fact in facts if fact.state in _UNWINDING), ""),
-        last_error=next((_error(fact) for fact in reversed(facts) if _failed(fact)), None),
+        completed=last.time if last and status.ended else None,
+        events=sum([fact.kind is _EVENT for fact in facts]),
+        done=_done(facts),
+        undone=_undone(others),
+        undoing=[] if status is State.RESOLVED else _undoing(facts, others),
+        parked=_parked(facts, others) if status is State.RUNNING else [],
+        retries=sum([fact.kind is Kind.RETRYING for fact in others]),
+        dead_letters=sum([fact.kind in LETTERS for fact in others]),
+        open_letters=len({fact.id for fact in others if fact.kind in LETTERS} - _settled(others)),
+        damaged=[fact.note for fact in others if fact.kind is Kind.LOST],
+        reason=next((_reason(fact) for fact in turns if fact.state in _UNWINDING), ""),
+        last_error=next((_error(fact) for fact in reversed(others) if _failed(fact)), None),
     )
 
 
@@ -264,17 +278,16 @@ def _place(fact: Fact) -> str:
     return fact.handler if fact.step else fact.type
 
 
-def _count(facts: list[Fact]) -> tuple[dict[str, int], dict[str, int]]:
-    """How often each step took effect, and how often it was undone."""
-    done: dict[tuple[str, str], str] = {}
-    undone: dict[tuple[str, str], str] = {}
-    for fact in facts:
-        if fact.undo:
-            if fact.kind is Kind.UNDONE:
-                undone[fact.handler, fact.cause] = fact.handler
-        elif fact.step and fact.kind in (Kind.EVENT, Kind.DONE, Kind.LATE):
-            done[fact.handler, fact.cause] = fact.handler
-    return _tally(done.values()), _tally(undone.values())
+def _done(facts: list[Fact]) -> dict[str, int]:
+    """How often each step took effect."""
+    ran = {(fact.handler, fact.cause) for fact in facts if fact.step and not fact.undo and fact.kind in _DONE}
+    return _tally(handler for handler, _ in ran)
+
+
+def _undone(facts: list[Fact]) -> dict[str, int]:
+    """How often each step was undone."""
+    ran = {(fact.handler, fact.cause) for fact in facts if fact.undo and fact.kind is Kind.UNDONE}
+    return _tally(handler for handler, _ in ran)
 
 
 def _tally(names: Iterable[str]) -> dict[str, int]:
@@ -284,12 +297,14 @@ def _tally(names: Iterable[str]) -> dict[str, int]:
     return counts
 
 
-def _undoing(facts: list[Fact]) -> list[str]:
-    asked = {entry for fact in facts for entry in fact.asks}
-    again = replayed(facts)
+def _undoing(facts: list[Fact], others: list[Fact]) -> list[str]:
+    asked = {entry for fact in facts if fact.asks for entry in fact.asks}
+    if not asked:
+        return []
+    again = replayed(others)
     through = {
         f"{fact.handler}:{fact.cause}"
-        for fact in facts
+        for fact in others
         if fact.kind is Kind.UNDONE or (fact.kind is Kind.STUCK and fact.id not in again)
     }
     return sorted(entry.partition(":")[0] for entry in asked - through)[:_MAX_UNDOING]
@@ -305,10 +320,12 @@ def replayed(facts: Iterable[Fact]) -> dict[str, Fact]:
     return {each: fact for fact in facts if fact.order == Order.REPLAY for each in fact.settles}
 
 
-def _parked(facts: list[Fact]) -> list[str]:
+def _parked(facts: list[Fact], others: list[Fact]) -> list[str]:
+    if not any(fact.kind is Kind.PARKED for fact in others):
+        return []
     aside = (Kind.PLANNED, Kind.ORDERED)
     last = {(fact.handler, fact.cause): fact for fact in facts if fact.step and fact.kind not in aside}
-    again = replayed(facts)
+    again = replayed(others)
     waiting = (fact for fact in last.values() if fact.kind is Kind.PARKED and fact.id not in again)
     return sorted({fact.handler for fact in waiting})
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from functools import lru_cache
 from typing import NamedTuple
 
 import msgspec
@@ -67,12 +68,11 @@ def of_event(
 
 
 def _event_fact(topology: Topology, envelope: Envelope, entry_id: str) -> Fact:
-    participant, _, rest = envelope.source.partition("/")
-    step, _, undo = rest.partition("/")
+    participant, step, undo = _parts_of(envelope.source)
     saga = topology.saga_type_of(envelope.type, envelope.sagatype)
     return Fact(
         id=envelope.id,
-        kind=Kind.EVENT,
+        kind=_EVENT,
         time=envelope.time or _time_of(entry_id),
         type=envelope.type,
         cause=envelope.cause,
@@ -85,14 +85,24 @@ def _event_fact(topology: Topology, envelope: Envelope, entry_id: str) -> Fact:
         saga_type=saga.name if saga else "",
         back=envelope.phase == BACK,
         asks=envelope.asks,
-        ledger=tuple(envelope.ledger.split()),
+        ledger=tuple(envelope.ledger.split()) if envelope.ledger else (),
         note=_timed_out(envelope.data) if envelope.type == _TIMED_OUT else "",
         entry=entry_id,
     )
 
 
+#: Looking up a member of an enumeration takes longer than one would think.
+_EVENT = Kind.EVENT
 _TIMED_OUT = type_name(SagaTimedOut)
 _decode_timed_out = msgspec.json.Decoder(SagaTimedOut).decode
+
+
+@lru_cache(1024)
+def _parts_of(source: str) -> tuple[str, str, str]:
+    """Participant, step and undo; there are few, and each is told of again and again."""
+    participant, _, rest = source.partition("/")
+    step, _, undo = rest.partition("/")
+    return participant, step, undo
 
 
 def _timed_out(data: bytes) -> str:

@@ -156,6 +156,29 @@ def test_attributes_that_make_no_sense_are_refused(fields: dict[str, str]) -> No
     assert refusal(entry(**fields)).reason is Reason.FIELDS_INVALID
 
 
+@given(st.fixed_dictionaries({}, optional={
+    name: st.text(st.sampled_from("ab {}\n\x1f\u00a0é"), max_size=4) | st.just("x" * 200)
+    for name in ("id", "type", "subject", "source", "ledger", "phase")
+}))  # fmt: skip
+def test_an_entry_is_taken_if_each_of_its_attributes_may_be(fields: dict[str, str]) -> None:
+    """Whatever stands beside them: the longest ones allowed, spaces where they may be."""
+    fields = {"id": "e1", "type": "T", "subject": "s1", "data": "{}", **fields}
+    words = [fields["id"], fields["type"]]
+    fine = (
+        all(word.isprintable() and " " not in word for word in words)
+        and all(0 < len(fields[name]) <= MAX_NAME_CHARACTERS for name in ("id", "type", "subject"))
+        and fields["subject"].isprintable()
+        and not set("{}") & set(fields["subject"])
+        and len(fields.get("phase", "")) <= MAX_NAME_CHARACTERS
+    )
+    entry = {name.encode(): value.encode() for name, value in fields.items()}
+    if fine:
+        assert parse(entry).subject == fields["subject"]
+    else:
+        with pytest.raises(Malformed):
+            parse(entry)
+
+
 @pytest.mark.parametrize("version", ["2", "1.0", "0", "", "one", "1" * 5_000])
 def test_an_unknown_version_is_refused(version: str) -> None:
     """An envelope of another version is refused, in few words, and its saga is known."""
