@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import logging
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -93,6 +95,17 @@ def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
         monkeypatch.delitem(__import__("sys").modules, name, raising=False)
     monkeypatch.syspath_prepend(str(tmp_path))
     return tmp_path
+
+
+@pytest.fixture(autouse=True)
+def logging_as_it_was() -> Iterator[None]:
+    """The command has a process of its own, else, and silences its log; other tests look at theirs."""
+    loggers = logging.getLogger(), logging.getLogger("choreo")
+    levels, handlers = [each.level for each in loggers], loggers[0].handlers
+    yield
+    loggers[0].handlers = handlers
+    for each, level in zip(loggers, levels, strict=True):
+        each.setLevel(level)
 
 
 def rehearse(*arguments: str) -> Result:
