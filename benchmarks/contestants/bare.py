@@ -89,8 +89,8 @@ class _Loop:
             subject, cause = fields[b"subject"].decode(), fields[b"id"]
             digest = hashlib.blake2b(cause + self.role.encode(), digest_size=15).digest()
             body += (
-                "done", 1, entry, 1, subject, cause, secrets.token_urlsafe(6), int(time.time() * 1000),
-                "", 0, 0, "", 1, 1, urlsafe_b64encode(digest), msgspec.json.encode(event),
+                1, entry, 1, subject, cause, secrets.token_urlsafe(6), int(time.time() * 1000),
+                1, 1, urlsafe_b64encode(digest), msgspec.json.encode(event),
             )  # fmt: skip
             keys += (
                 chain.TOPOLOGY.keys.record(partition, subject), chain.TOPOLOGY.keys.work(partition, subject)
@@ -99,7 +99,7 @@ class _Loop:
         first = len(keys) + 1
         keys += (stream, chain.TOPOLOGY.keys.stream(partition, _STREAMS[name]))
         call = [int(time.time() * 1000), self.role, self.consumer, inboxes]
-        route = [first, "order", "step", fields[b"type"], ""]
+        route = ["plain", first, "order", "step", fields[b"type"], ""]
         outlet = [first + 1, name, "c1" if name == "OrderShipped" else ""]
         shared = [1, *route, 1, *outlet, len(entries)]
         return ["EVALSHA", self.digest, len(keys), *keys, *call, *shared, *body]

@@ -5,11 +5,13 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from enum import StrEnum
+from functools import lru_cache
 from typing import ClassVar
 
 import msgspec
 
 from choreo.broker.connection import Argument, Connection
+from choreo.broker.shared import Shared
 from choreo.wire.envelope import Reason
 from choreo.wire.keys import Keys
 from choreo.wire.limits import MAX_DELIVERIES
@@ -112,62 +114,29 @@ class Letter(msgspec.Struct, frozen=True):
         return cls(letter_id, tuple(part for pair in pairs.items() for part in pair))
 
 
-class _Shared:
-    """What the decisions of one call have in common, each said once and then called by its number."""
-
-    def __init__(self, first_stream: int) -> None:
-        self.streams: dict[str, int] = {}
-        self.routes: dict[tuple[str, str, str, str, bool], int] = {}
-        self.outlets: dict[tuple[str, str, str], int] = {}
-        self._first_stream = first_stream
-
-    def route(self, head: Head) -> int:
-        """The number of where a delivery comes from, and of the step that it is for."""
-        route = (head.stream, head.saga_type, head.step, head.type, head.back)
-        return self.routes.get(route) or self.routes.setdefault(route, len(self.routes) + 1)
-
-    def outlet(self, emission: Emission) -> int:
-        """The number of where an event goes, and of what it does to the saga."""
-        ends = emission.ends if emission.due is None else "p"
-        outlet = (emission.stream, emission.type, ends)
-        return self.outlets.get(outlet) or self.outlets.setdefault(outlet, len(self.outlets) + 1)
-
-    def arguments(self) -> list[Argument]:
-        """The arguments that say it."""
-        arguments: list[Argument] = [len(self.routes)]
-        for stream, saga_type, step, event_type, back in self.routes:
-            arguments += (self._stream(stream), saga_type, step, event_type, _flag(back))
-        arguments.append(len(self.outlets))
-        for stream, event_type, ends in self.outlets:
-            arguments += (self._stream(stream), event_type, ends)
-        return arguments
-
-    def _stream(self, stream: str) -> int:
-        return self.streams.setdefault(stream, self._first_stream + len(self.streams))
-
-
 class Decision(msgspec.Struct, frozen=True):
     """Something that a worker decides about a delivery. ``kind`` is the script's word for it."""
 
     kind: ClassVar[str]
     head: Head
 
-    def body(self, shared: _Shared) -> list[Argument]:
+    def arguments(self, shared: Shared) -> list[Argument]:
+        """All arguments."""
+        return [*self._head(self.kind, shared), *self.body(shared)]
+
+    def _head(self, kind: str, shared: Shared) -> list[Argument]:
+        head = self.head
+        route = shared.routes[kind, head.stream, head.saga_type, head.step, head.type, head.back]
+        return [route, head.entry, head.deliveries, head.saga_id, head.event, head.token, head.began]
+
+    def body(self, shared: Shared) -> list[Argument]:
         """The arguments after the head."""
         raise NotImplementedError
-
-    def arguments(self, shared: _Shared) -> list[Argument]:
-        """All arguments."""
-        head = self.head
-        return [
-            self.kind, shared.route(head), head.entry, head.deliveries, head.saga_id, head.event, head.token,
-            head.began, *self.body(shared),
-        ]  # fmt: skip
 
     @property
     def weight(self) -> int:
         """About how many bytes it has."""
-        return _HEAD + sum(len(each) for each in self.body(_Shared(0)) if not isinstance(each, int))
+        return _HEAD + sum(len(each) for each in self.body(Shared()) if not isinstance(each, int))
 
 
 class Look(Decision, frozen=True, gc=False):
@@ -175,8 +144,11 @@ class Look(Decision, frozen=True, gc=False):
 
     kind: ClassVar[str] = "look"
 
-    def arguments(self, shared: _Shared) -> list[Argument]:
-        return [self.kind, shared.route(self.head), self.head.event]
+    def arguments(self, shared: Shared) -> list[Argument]:
+        head = self.head
+        return [
+            shared.routes["look", head.stream, head.saga_type, head.step, head.type, head.back], head.event
+        ]  # fmt: skip
 
     @property
     def weight(self) -> int:
@@ -196,10 +168,10 @@ class Begin(Decision, frozen=True, gc=False):
     most: int = MAX_DELIVERIES
     """How often it may begin and come to nothing."""
 
-    def body(self, shared: _Shared) -> list[Argument]:
+    def body(self, shared: Shared) -> list[Argument]:
         return [
-            self.head.attempt, self.ledger, _flag(self.undoable), self.part, self.most, len(self.joins),
-            *self.joins,
+            self.head.attempt, self.ledger, _flag(self.undoable), len(self.joins), *self.joins, self.part,
+            self.most,
         ]  # fmt: skip
 
     @property
@@ -220,19 +192,26 @@ class Done(Decision, frozen=True, gc=False):
     emissions: tuple[Emission, ...] = ()
     traceparent: str = ""
 
-    def body(self, shared: _Shared) -> list[Argument]:
+    def arguments(self, shared: Shared) -> list[Argument]:
+        if self.ledger or self.keep or self.joins or self.traceparent:
+            return [*self._head("done", shared), *self.body(shared)]
+        return [*self._head("plain", shared), *_emissions(self.emissions, shared)]
+
+    def body(self, shared: Shared) -> list[Argument]:
         kept: list[Argument] = [self.input] if self.keep else []
         if self.keep and self.result is not None:
             kept.append(self.result)
         return [
-            self.ledger, len(kept), len(self.joins), self.traceparent, len(self.emissions),
-            *kept, *self.joins, *_emissions(self.emissions, shared),
+            self.ledger, len(self.joins), *self.joins, len(kept), *kept, self.traceparent,
+            *_emissions(self.emissions, shared),
         ]  # fmt: skip
 
     @property
     def weight(self) -> int:
-        emitted = sum([len(each.data) for each in self.emissions])
-        return _HEAD + len(self.ledger) + len(self.input) + len(self.result or b"") + emitted
+        weight = _HEAD + len(self.ledger) + len(self.input) + len(self.result or b"")
+        for each in self.emissions:
+            weight += len(each.data)
+        return weight
 
 
 class Failed(Decision, frozen=True):
@@ -253,7 +232,7 @@ class Failed(Decision, frozen=True):
     input: bytes = b""
     joins: tuple[str, ...] = ()
 
-    def body(self, shared: _Shared) -> list[Argument]:
+    def body(self, shared: Shared) -> list[Argument]:
         return [
             self.head.attempt, self.reason, self.note, self.detail, self.ledger, _flag(self.keep), self.input,
             len(self.joins), *self.joins, self.letter.id, len(self.letter.fields), *self.letter.fields,
@@ -284,7 +263,7 @@ class RetryStep(Decision, frozen=True):
     input: bytes = b""
     joins: tuple[str, ...] = ()
 
-    def body(self, shared: _Shared) -> list[Argument]:
+    def body(self, shared: Shared) -> list[Argument]:
         return [
             *self.parking.arguments(self.head.attempt), self.ledger, _flag(self.keep), self.input,
             len(self.joins), *self.joins,
@@ -301,9 +280,9 @@ class Publish(Decision, frozen=True):
     ledger: str
     traceparent: str
 
-    def body(self, shared: _Shared) -> list[Argument]:
+    def body(self, shared: Shared) -> list[Argument]:
         events = _emissions((self.emission,), shared)
-        return [self.source, self.cause, self.ledger, self.traceparent, 1, *events]
+        return [self.source, self.cause, self.ledger, self.traceparent, *events]
 
 
 class RetryUndo(Decision, frozen=True):
@@ -313,7 +292,7 @@ class RetryUndo(Decision, frozen=True):
     undo: str
     parking: Parking
 
-    def body(self, shared: _Shared) -> list[Argument]:
+    def body(self, shared: Shared) -> list[Argument]:
         return [self.undo, *self.parking.arguments(self.head.attempt)]
 
 
@@ -325,7 +304,7 @@ class BeginUndo(Decision, frozen=True):
     most: int = MAX_DELIVERIES
     """How often it may begin and come to nothing."""
 
-    def body(self, shared: _Shared) -> list[Argument]:
+    def body(self, shared: Shared) -> list[Argument]:
         return [self.undo, self.head.attempt, self.most]
 
 
@@ -337,9 +316,8 @@ class Undone(Decision, frozen=True):
     emissions: tuple[Emission, ...] = ()
     traceparent: str = ""
 
-    def body(self, shared: _Shared) -> list[Argument]:
-        events = _emissions(self.emissions, shared)
-        return [self.undo, self.traceparent, len(self.emissions), *events]
+    def body(self, shared: Shared) -> list[Argument]:
+        return [self.undo, self.traceparent, *_emissions(self.emissions, shared)]
 
 
 class Stuck(Decision, frozen=True):
@@ -351,7 +329,7 @@ class Stuck(Decision, frozen=True):
     detail: str
     letter: Letter
 
-    def body(self, shared: _Shared) -> list[Argument]:
+    def body(self, shared: Shared) -> list[Argument]:
         fields = self.letter.fields
         return [self.undo, self.note, self.detail, self.letter.id, len(fields), *fields]
 
@@ -386,11 +364,12 @@ class Gate:
             keys.journal(partition), keys.dead(partition), keys.letters(partition),
             keys.timers(partition), keys.parked(partition),
         ]  # fmt: skip
-        shared = _Shared(len(names) + 2 * len(decisions) + 1)
+        record, work = keys.record(partition, ""), keys.work(partition, "")
+        shared = Shared(len(names) + 2 * len(decisions) + 1)
         body: list[Argument] = []
         for decision in decisions:
             saga_id = decision.head.saga_id
-            names += (keys.record(partition, saga_id), keys.work(partition, saga_id))
+            names += (record + saga_id, work + saga_id)
             body += decision.arguments(shared)
         head: list[Argument] = [now, identity.participant, identity.consumer, keys.inbox_prefix(partition)]
         arguments = [*head, *shared.arguments(), len(decisions), *body]
@@ -401,17 +380,26 @@ def _flag(value: bool) -> str:
     return "1" if value else ""
 
 
-def _emissions(emissions: Sequence[Emission], shared: _Shared) -> list[Argument]:
-    arguments: list[Argument] = []
+def _emissions(emissions: Sequence[Emission], shared: Shared) -> list[Argument]:
+    arguments: list[Argument] = [len(emissions)]
     for each in emissions:
-        arguments += (shared.outlet(each), each.id, each.data)
-        if each.due is not None:
-            arguments.append(each.due)
+        if each.due is None:
+            arguments += (shared.outlets[each.stream, each.type, each.ends], each.id, each.data)
+        else:
+            arguments += (shared.outlets[each.stream, each.type, "p"], each.id, each.data, each.due)
     return arguments
 
 
 _VERDICTS = {each.value.encode(): each for each in Verdict}
 
 
-def _answer(row: list[bytes]) -> Answer:
-    return Answer(_VERDICTS[row[0]], tuple(row[1:]))
+@lru_cache(maxsize=1024)
+def _short_answer(line: bytes) -> Answer:
+    word, space, rest = line.partition(b" ")
+    return Answer(_VERDICTS[word], (rest,) if space else ())
+
+
+def _answer(answer: bytes | list[bytes]) -> Answer:
+    if isinstance(answer, bytes):
+        return _short_answer(answer)
+    return Answer(_VERDICTS[answer[0]], tuple(answer[1:]))

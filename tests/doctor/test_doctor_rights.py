@@ -37,7 +37,7 @@ WORDS = {"BLOCK"}
 
 def of_scripts(pattern: str = "*") -> Iterator[str]:
     for script in (FOLDER / "scripts").glob(f"{pattern}.lua"):
-        for first, second in re.findall(r"(?:redis\.p?call|ask_hash)\('(\w+)'(?:,\s*'(\w+)')?", script.read_text("utf-8")):
+        for first, second in re.findall(r"redis\.p?call\('(\w+)'(?:,\s*'(\w+)')?", script.read_text("utf-8")):
             yield f"{first} {second}" if first in SUBCOMMANDS else first
 
 

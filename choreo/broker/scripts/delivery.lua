@@ -8,32 +8,36 @@ local keys = {
 }
 local at = 4
 
--- The next arguments, so many.
-local function take(count)
+local function take()
+  at = at + 1
+  return ARGV[at]
+end
+
+local function take_many(count)
   at = at + count
   return unpack(ARGV, at - count + 1, at)
 end
 
--- So many of them as a list; nothing if there are none.
+-- So many as a list; nothing if there are none.
 local function take_list(count)
-  if count ~= '0' then return { take(tonumber(count)) } end
+  if count ~= '0' then return { take_many(tonumber(count)) } end
 end
 
--- What many deliveries of a batch have in common: where they come from, and which step they are for.
+-- What many decisions of a batch have in common: their kind, and where the delivery comes from and goes to.
 local routes = {}
-for number = 1, tonumber(take(1)) do
-  local stream, sagatype, step, type, back = take(5)
+for number = 1, tonumber(take()) do
+  local kind, stream, sagatype, step, type, back = take_many(6)
   local source = participant .. '/' .. step
   routes[tostring(number)] = {
-    stream = KEYS[tonumber(stream)], sagatype = sagatype, step = step, type = type, back = back ~= '',
+    kind = kind, stream = KEYS[tonumber(stream)], sagatype = sagatype, step = step, type = type, back = back ~= '',
     source = source, line = source .. ':',
   }
 end
 
 -- Where many of the emitted events go, and what they do to their saga.
 local outlets = {}
-for number = 1, tonumber(take(1)) do
-  local stream, type, ends = take(3)
+for number = 1, tonumber(take()) do
+  local stream, type, ends = take_many(3)
   outlets[tostring(number)] = { stream = KEYS[tonumber(stream)], type = type, ends = ends }
 end
 
@@ -43,11 +47,10 @@ local DONE = 'd:' .. participant .. ':'
 local ANSWERS = { c = 'committed', l = 'late', x = 'closed', w = 'waiting' }
 
 -- How many decisions there are.
-local many = tonumber(take(1))
+local many = tonumber(take())
 
-local function read_head()
-  local number, entry, deliveries, subject, event, token, began = take(7)
-  local route = routes[number]
+local function read_head(route)
+  local entry, deliveries, subject, event, token, began = take_many(6)
   return {
     route = route, back = route.back, entry = entry, deliveries = deliveries, event = event, token = token,
     began = began, mark = DONE .. event, line = route.line .. event,
@@ -97,12 +100,11 @@ local function ours(d)
   return row and row[2] == consumer and row[4] == expected
 end
 
--- The answer if the delivery has been decided already (mark is what its saga's record says), else nil.
+-- The answer if the delivery has been decided already: mark is what its saga's record says.
 local function decided(d, mark)
-  if not mark then return nil end
   acknowledge(d)
-  if string.sub(mark, 2) == d.token then return { ANSWERS[string.sub(mark, 1, 1)] } end
-  return { 'duplicate' }
+  if string.sub(mark, 2) == d.token then return ANSWERS[string.sub(mark, 1, 1)] end
+  return 'duplicate'
 end
 
 -- The answer if this attempt has failed before and the next one is parked or under way (noted is what the
@@ -111,7 +113,7 @@ local function outrun(d, noted)
   local attempt, token = string.match(noted, '^(%d+) (.*)$')
   if tonumber(attempt) < tonumber(d.attempt) then return nil end
   acknowledge(d)
-  return { token == d.token and 'committed' or 'duplicate' }
+  return token == d.token and 'committed' or 'duplicate'
 end
 
 -- Whether a handler may begin: run, stale, or poison if it has begun so often and nothing came of it.
@@ -139,11 +141,11 @@ local function finish(d, saga, letter, answer)
   forget_runs(d, saga)
   if d.noted then add(saga, 'drops', 'a:' .. turn_of(d)) end
   local obstacle = blocked(saga, keys)
-  if obstacle then return { 'blocked', obstacle } end
+  if obstacle then return 'blocked ' .. obstacle end
   put(saga, 'fields', d.mark, letter .. d.token)
   apply(saga, keys, now)
   acknowledge(d)
-  return { answer or ANSWERS[letter], saga.state }
+  return (answer or ANSWERS[letter]) .. ' ' .. saga.state
 end
 
 -- A fact about the delivery. `about`: what else there is to say.

@@ -39,8 +39,8 @@ end
 
 -- Publish the events of a commit: those of now, then the planned ones.
 local function emit(d, saga, source, ledger, back)
-  local running = saga.state == 'running'
-  for _, event in ipairs(d.immediate or NONE) do
+  local running, events = saga.state == 'running', d.immediate and {}
+  for number, event in ipairs(d.immediate or NONE) do
     local outlet = event.outlet
     local aborts = outlet.ends == 'a'
     if aborts or not d.aborts then end_by(saga, outlet.type, outlet.ends) end
@@ -52,7 +52,9 @@ local function emit(d, saga, source, ledger, back)
     append(entry, 'phase', (back or running and aborts) and 'back')
     append(entry, 'traceparent', d.traceparent)
     append_outcome(saga, entry)
-    add(saga, 'events', entry)
+    events[number] = entry
   end
-  for _, event in ipairs(d.planned or NONE) do plan(d, saga, event, back) end
+  saga.events = events
+  if not d.planned then return end
+  for _, event in ipairs(d.planned) do plan(d, saga, event, back) end
 end

@@ -4,12 +4,15 @@
 --
 -- KEYS  1 journal, 2 dead letters, 3 their states, 4 timers, 5 what is parked, then the record and the work of each
 --       decision's saga, then the streams of the batch
--- ARGV  1 now (ms), 2 participant, 3 consumer, 4 prefix of inboxes; then how many routes, each: stream (its key's
---       number), saga type, step, event type, whether it is of the way back; how many outlets, each: stream, event
---       type, what it ends ('' nothing, 'a' aborts, 'c1' completes, 'cN' one of N; 'p' for one that is planned);
---       how many decisions, each: its kind, a head, and a body by its kind (see the `read_` functions)
+-- ARGV  1 now (ms), 2 participant, 3 consumer, 4 prefix of inboxes, then
+--       how many routes, each: kind of decision, stream (its key's number), saga type, step, event type, whether
+--       the event is of the way back;
+--       how many outlets, each: stream, event type, what it ends ('' nothing, 'a' aborts, 'c1' completes, 'cN' one
+--       of N; 'p' if it is planned);
+--       how many decisions, each: its route, a head, and a body by its kind (see the `read_` functions)
 --
--- Returns one array per decision: its answer, then what the kind of decision returns.
+-- Returns one answer per decision: a word, mostly with a space and the saga's state behind it (run: its type;
+-- blocked: the key). With packed events it is an array: word, type, events. The words are
 --   run        begin: go ahead              committed  it is written, now or by an earlier try
 --   ask        look: it takes more than a look; ask again with begin
 --   doubt      begin: the saga unwinds, and this step may have run before
@@ -24,16 +27,13 @@
 ---- reading decisions ---------------------------------------------------------------------------
 
 local function read_begin(d)
-  local undoable, wants
-  d.attempt, d.parents, undoable, d.part, d.most, wants = take(6)
-  d.undoable, d.wants = undoable ~= '', take_list(wants)
+  d.attempt, d.parents, d.undoable, d.wants, d.part = take(), take(), take() ~= '', take_list(take()), take()
+  d.most = take()
 end
 
 -- What a step leaves in the ledger: its causes, and whether it has anything to undo.
 local function read_effect(d)
-  local keep, joined
-  d.parents, keep, d.input, joined = take(4)
-  d.keep, d.joined = keep ~= '', take_list(joined)
+  d.parents, d.keep, d.input, d.joined = take(), take() ~= '', take(), take_list(take())
 end
 
 -- The events that a handler emitted. One that is due later is not parked with what it does to its saga: that
@@ -41,10 +41,10 @@ end
 local function read_events(d, traceparent, count)
   d.traceparent = traceparent
   for _ = 1, tonumber(count) do
-    local number, id, data = take(3)
+    local number, id, data = take_many(3)
     local outlet = outlets[number]
     if outlet.ends == 'p' then
-      add(d, 'planned', { outlet = outlet, id = id, data = data, due = take(1) })
+      add(d, 'planned', { outlet = outlet, id = id, data = data, due = take() })
     else
       if outlet.ends == 'a' then d.aborts = true end
       add(d, 'immediate', { outlet = outlet, id = id, data = data })
@@ -53,30 +53,30 @@ local function read_events(d, traceparent, count)
 end
 
 local function read_letter(d)
-  local id, count = take(2)
-  d.letter = { id = id, fields = take_list(count) or NONE }
+  d.letter = { id = take(), fields = take_list(take()) or NONE }
 end
 
 -- What is to happen when an attempt failed and another is to follow.
 local function read_timer(d)
-  local due, payload
-  d.attempt, due, payload, d.note, d.detail = take(5)
-  d.timer = { due = due, payload = payload }
+  d.attempt, d.timer = take(), { due = take(), payload = take() }
+  d.note, d.detail = take(), take()
 end
 
 local function read_done(d)
-  local kept, joined, traceparent, count
-  d.parents, kept, joined, traceparent, count = take(5)
-  if kept ~= '0' then
-    d.keep, d.input = true, take(1)
-    if kept == '2' then d.result = take(1) end
-  end
-  if joined ~= '0' then d.joined = take_list(joined) end
-  read_events(d, traceparent, count)
+  d.parents, d.joined = take(), take_list(take())
+  local kept = take_list(take()) -- the packed input, and the result if it is known
+  if kept then d.keep, d.input, d.result = true, kept[1], kept[2] end
+  read_events(d, take(), take())
+end
+
+-- In short: it has no causes in the ledger and leaves nothing there, joins nothing, and is not traced.
+local function read_plain(d)
+  d.parents = ''
+  read_events(d, '', take())
 end
 
 local function read_failed(d)
-  d.attempt, d.kind, d.note, d.detail = take(4)
+  d.attempt, d.kind, d.note, d.detail = take(), take(), take(), take()
   read_effect(d)
   read_letter(d)
 end
@@ -87,19 +87,19 @@ local function read_retry(d)
 end
 
 local function read_publish(d)
-  d.source, d.cause, d.ledger = take(3)
+  d.source, d.cause, d.ledger = take(), take(), take()
   d.mark = 'p:' .. d.event
-  read_events(d, take(2))
+  read_events(d, take(), take())
 end
 
 local function read_undo(d)
-  d.undo = take(1)
+  d.undo = take()
   d.mark = 'u:' .. d.line
 end
 
 local function read_begin_undo(d)
   read_undo(d)
-  d.attempt, d.most = take(2)
+  d.attempt, d.most = take(), take()
 end
 
 local function read_retry_undo(d)
@@ -109,12 +109,12 @@ end
 
 local function read_undone(d)
   read_undo(d)
-  read_events(d, take(2))
+  read_events(d, take(), take())
 end
 
 local function read_stuck(d)
   read_undo(d)
-  d.note, d.detail = take(2)
+  d.note, d.detail = take(), take()
   read_letter(d)
 end
 
@@ -123,10 +123,10 @@ end
 -- The answer to who wants to begin, and with it what the handler needs.
 local function let_begin(d, saga, needs)
   local verdict = count_run(d, saga)
-  if verdict == 'stale' then return { 'stale' } end
+  if verdict == 'stale' then return verdict end
   if saga.sets or saga.dirty then
     local obstacle = blocked(saga, keys)
-    if obstacle then return { 'blocked', obstacle } end
+    if obstacle then return 'blocked ' .. obstacle end
     apply(saga, keys, now)
   end
   return { verdict, saga.type, unpack(needs) }
@@ -140,7 +140,7 @@ local function refrain(d, saga, row)
     local parts = d.wants and fired(d, saga) or {}
     return { 'doubt', saga.type, unpack(parts) }
   end
-  if not ours(d) then return { 'stale' } end
+  if not ours(d) then return 'stale' end
   d.joined = d.wants
   if d.joined then clear_join(d, saga) end
   fact(d, saga, 'skipped', NONE)
@@ -152,7 +152,7 @@ local function begin(d, saga)
   local row = (d.undoable or unwinds(saga)) and row_of(saga, d.line)
   if unwinds(saga) and not d.back then return refrain(d, saga, row) end
   if d.wants then
-    if not ours(d) then return { 'stale' } end
+    if not ours(d) then return 'stale' end
     local answer = gather(d, saga)
     if answer then return answer end
   end
@@ -238,10 +238,10 @@ local function hold(d, saga, kind, about)
   about.note, about.detail, about.attempt = d.note, d.detail, d.attempt
   fact(d, saga, kind, about)
   local obstacle = blocked(saga, keys)
-  if obstacle then return { 'blocked', obstacle } end
+  if obstacle then return 'blocked ' .. obstacle end
   apply(saga, keys, now)
   acknowledge(d)
-  return { 'committed', saga.state }
+  return 'committed ' .. saga.state
 end
 
 -- A step failed for good, and its saga is to wait for an operator. Should the saga unwind instead, the
@@ -331,6 +331,7 @@ end
 local decisions = {
   begin = { read = read_begin, decide = begin, again = true },
   done = { read = read_done, decide = done, fenced = true },
+  plain = { read = read_plain, decide = done, fenced = true },
   failed = { read = read_failed, decide = failed, fenced = true },
   retry = { read = read_retry, decide = retry, again = true, fenced = true },
   publish = { read = read_publish, decide = publish, fenced = true },
@@ -340,16 +341,21 @@ local decisions = {
   retry_undo = { read = read_retry_undo, decide = retry_undo, again = true, fenced = true, undo = true },
 }
 
-local function answer(decision, record, work)
-  local d, subject = read_head()
+-- What to answer when a hash could not be read; if that is not for its type, the caller learns whatever it is.
+local function unreadable(command, key, ...)
+  return misfit(key, 'hash') and 'blocked ' .. key or redis.call(command, key, ...)
+end
+
+local function answer(route, record, work)
+  local decision, d, subject = decisions[route.kind], read_head(route)
   decision.read(d)
-  local known = ask_hash('HMGET', record, 'state', 'seq', 'type', d.mark)
-  if not known then return { 'blocked', record } end
-  local settled = decided(d, known[4])
+  local known = redis.pcall('HMGET', record, 'state', 'seq', 'type', d.mark)
+  if known.err then return unreadable('HMGET', record, 'state') end
+  local settled = known[4] and decided(d, known[4])
   if settled then return settled end
-  local size = ask_hash('HLEN', work)
-  if not size then return { 'blocked', work } end
-  local saga = open_saga(record, work, subject, d.route.sagatype, known)
+  local size = redis.pcall('HLEN', work)
+  if type(size) == 'table' then return unreadable('HLEN', work) end
+  local saga = open_saga(record, work, subject, route.sagatype, known)
   saga.sound, saga.blank = true, size == 0
   if not saga.blank then
     local turn = turn_of(d)
@@ -362,31 +368,31 @@ local function answer(decision, record, work)
     d.row = row_of(saga, d.line)
     if not d.row or d.row.status ~= 'U' then
       acknowledge(d)
-      return { 'closed', saga.state }
+      return 'closed ' .. saga.state
     end
   end
-  if decision.fenced and not ours(d) then return { 'stale' } end
+  if decision.fenced and not ours(d) then return 'stale' end
   return decision.decide(d, saga)
 end
 
 -- Most steps that want to begin only need their saga's state, and no mark in the way. Whatever else there
 -- is to it, the caller learns by `begin`.
-local function look(record, work)
-  local number, event = take(2)
-  local route = routes[number]
-  local known = ask_hash('HMGET', record, 'state', 'type', DONE .. event)
-  if not known or known[3] then return { 'ask' } end
+local function look(route, record, work)
+  local event = take()
+  local known = redis.pcall('HMGET', record, 'state', 'type', DONE .. event)
   local state = known[1] or 'running'
-  if state ~= 'running' and state ~= 'completed' then return { 'ask' } end
-  local size = ask_hash('HLEN', work)
-  if not size or size > 0 and redis.call('HEXISTS', work, 'a:' .. route.line .. event) == 1 then return { 'ask' } end
-  return { 'run', known[2] or route.sagatype }
+  if known.err or known[3] or state ~= 'running' and state ~= 'completed' then return 'ask' end
+  local size = redis.pcall('HLEN', work)
+  if size ~= 0 and (type(size) == 'table' or redis.call('HEXISTS', work, 'a:' .. route.line .. event) == 1) then
+    return 'ask'
+  end
+  return 'run ' .. (known[2] or route.sagatype)
 end
 
 local answers = {}
 for number = 1, many do
-  local kind, record, work = take(1), KEYS[4 + 2 * number], KEYS[5 + 2 * number]
-  answers[number] = kind == 'look' and look(record, work) or answer(decisions[kind], record, work)
+  local route, record, work = routes[take()], KEYS[4 + 2 * number], KEYS[5 + 2 * number]
+  answers[number] = (route.kind == 'look' and look or answer)(route, record, work)
 end
 acknowledge_all()
 return answers

@@ -39,14 +39,6 @@ local function misfit(key, wanted)
   return kind ~= 'none' and kind ~= wanted
 end
 
--- What a command says of a hash, or nil if the key has another type.
-local function ask_hash(command, key, ...)
-  local answer = redis.pcall(command, key, ...)
-  if type(answer) == 'number' or not answer.err then return answer end
-  if misfit(key, 'hash') then return nil end
-  return redis.call(command, key, ...) -- whatever is wrong, the caller shall learn it
-end
-
 -- A saga's change, being planned. subject is its id; sagatype is what the caller believes its type to be;
 -- known are its state, seq and type, if the caller has them.
 --
@@ -91,7 +83,8 @@ end
 local function counts(saga)
   if not saga.counts then
     local known = saga.blank and NONE or redis.call('HMGET', saga.work, 'n', 'f')
-    saga.counts = { n = tonumber(known[1] or 0), f = tonumber(known[2] or 0) }
+    local failed = tonumber(known[2] or 0)
+    saga.counts = { n = tonumber(known[1] or 0), f = failed, written = failed }
   end
   return saga.counts
 end
@@ -254,25 +247,14 @@ local ATTRIBUTES = {
 local function journal(saga, now, kind, id, about)
   local fields = { 'id', kind .. ':' .. id, 'kind', kind, 'subject', saga.subject, 'time', now }
   append(fields, 'sagatype', saga.type)
-  for _, name in ipairs(ATTRIBUTES) do append(fields, name, about[name]) end
+  for _, name in ipairs(ATTRIBUTES) do
+    if about[name] then append(fields, name, about[name]) end
+  end
   append_outcome(saga, fields)
   add(saga, 'journal', fields)
 end
 
 ---- writing -------------------------------------------------------------------------------------
-
-local function blocked_stream(saga)
-  for _, event in ipairs(saga.events) do
-    if misfit(event[1], 'stream') then return event[1] end
-  end
-end
-
-local function blocked_inbox(saga, keys)
-  for _, entry in ipairs(saga.asks) do
-    local inbox = keys.inbox .. string.match(entry, ENTRY)
-    if misfit(inbox, 'stream') then return inbox end
-  end
-end
 
 -- The first target that could not be written (of the wrong type, or a stream that is full), or nil.
 -- keys: journal, dead, letters, timers, parked, inbox (a prefix).
@@ -291,7 +273,18 @@ local function blocked(saga, keys)
     if misfit(keys.dead, 'stream') then return keys.dead end
     if misfit(keys.letters, 'hash') then return keys.letters end
   end
-  return saga.events and blocked_stream(saga) or saga.asks and blocked_inbox(saga, keys) or nil
+  if saga.events then
+    for _, event in ipairs(saga.events) do
+      if misfit(event[1], 'stream') then return event[1] end
+    end
+  end
+  if saga.asks then
+    for _, entry in ipairs(saga.asks) do
+      local inbox = keys.inbox .. string.match(entry, ENTRY)
+      if misfit(inbox, 'stream') then return inbox end
+    end
+  end
+  return nil
 end
 
 -- Lua hands over only so many arguments at once; a saga of thousands of steps may have more fields.
@@ -323,7 +316,7 @@ local function write_ledger(saga)
     add(saga, 'drops', 'f')
   elseif counted then
     put(saga, 'sets', 'n', counted.n)
-    put(saga, 'sets', 'f', counted.f)
+    if counted.f ~= counted.written then put(saga, 'sets', 'f', counted.f) end
   end
   if saga.sets then set_fields(saga, saga.sets) end
   if saga.drops then drop_fields(saga, saga.drops) end
@@ -376,16 +369,18 @@ local function write_letter(saga, keys)
   redis.call('HSET', saga.record, index, entry)
 end
 
+local function record_fields(saga)
+  local fields = saga.fields or NONE
+  if not saga.changed then return unpack(fields) end
+  if saga.type == '' then return 'state', saga.state, 'seq', saga.seq, unpack(fields) end
+  return 'state', saga.state, 'seq', saga.seq, 'type', saga.type, unpack(fields)
+end
+
 -- Write a planned change. Only to be called when blocked() found nothing.
 local function apply(saga, keys, now)
-  if saga.changed then
-    if saga.type ~= '' then put(saga, 'fields', 'type', saga.type) end
-    redis.call('HSET', saga.record, 'state', saga.state, 'seq', saga.seq, unpack(saga.fields or NONE))
-  elseif saga.fields then
-    redis.call('HSET', saga.record, unpack(saga.fields))
-  end
+  if saga.changed or saga.fields then redis.call('HSET', saga.record, record_fields(saga)) end
   if saga.forgets then redis.call('HDEL', saga.record, unpack(saga.forgets)) end
-  if saga.dirty or saga.sets or saga.drops then write_ledger(saga) end
+  if saga.dirty or saga.counts or saga.sets or saga.drops then write_ledger(saga) end
   if saga.changed and saga.state == 'completed' and not saga.blank then forget_ledger(saga) end
   if saga.events then
     for _, event in ipairs(saga.events) do redis.call('XADD', unpack(event)) end
