@@ -136,13 +136,14 @@ class Slots:
         """
         while not self.free(back=back) and not self._closed:
             await self._wait_for_release()
-        free = self.free(back=back)
-        if free < self._enough(back) and not self._closed:
+        if self._are_few(back):
             with anyio.move_on_after(gather):
-                while self.free(back=back) < self._enough(back) and not self._closed:
+                while self._are_few(back):
                     await self._wait_for_release()
-            free = self.free(back=back)
-        return free
+        return self.free(back=back)
+
+    def _are_few(self, back: bool) -> bool:
+        return self.free(back=back) < self._enough(back) and not self._closed
 
     def _enough(self, back: bool) -> int:
         """Half of what may be had while the other side holds what it does."""
