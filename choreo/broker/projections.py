@@ -3,9 +3,13 @@
 from __future__ import annotations
 
 import math
+from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from itertools import chain
 from typing import TypeAlias
+
+import msgspec
 
 from choreo.broker.connection import BLOCK, Argument, Connection
 from choreo.broker.gate import Letter
@@ -22,8 +26,7 @@ _WIPE = 500
 _REMAKE = 200
 
 
-@dataclass(frozen=True, slots=True)
-class Update:
+class Update(msgspec.Struct, frozen=True, gc=False):
     """What a batch of entries makes of one saga. Facts and view are packed."""
 
     saga_id: str
@@ -33,11 +36,13 @@ class Update:
     started: int
     """Milliseconds since the epoch; the order of listings."""
     leave: tuple[str, str] | None
-    """The (type, state) under which it was listed before."""
+    """The (type, state) under which it was listed before; ``None`` if nothing was projected of it."""
     enter: tuple[str, str]
     """The (type, state) under which it is listed from now on."""
     due: int | None = None
     """When its next deadline passes (ms); ``None`` if none is pending."""
+    was_due: bool = True
+    """Whether a deadline may have been pending before."""
 
 
 @dataclass(slots=True)
@@ -116,14 +121,27 @@ class Projections:
             for stream, entries in pairs(answer)
         }
 
-    async def load(self, partition: int, saga_ids: Sequence[str]) -> list[list[bytes]]:
-        """The packed facts of each saga, as far as they were projected."""
-        commands = [("LRANGE", self.keys.trace(partition, saga_id), 0, -1) for saga_id in saga_ids]
+    async def load(
+        self, partition: int, saga_ids: Sequence[str], new: Sequence[str] = ()
+    ) -> list[list[bytes]]:
+        """The packed facts of each saga, and then of those that seem to be ``new``, as far as they were
+        projected. Whether anything is known of all the new ones is a single question.
+        """
+        commands: list[Sequence[Argument]] = [self._all_of(partition, saga_id) for saga_id in saga_ids]
+        if new:
+            commands.append(("EXISTS", *[self.keys.trace(partition, saga_id) for saga_id in new]))
         answers = await self.connection.call_many(commands)
         for answer in answers:
             if isinstance(answer, Exception):
                 raise answer
-        return answers
+        if not new:
+            return answers
+        if answers.pop():
+            return answers + await self.load(partition, new)
+        return answers + [[] for _ in new]
+
+    def _all_of(self, partition: int, saga_id: str) -> Sequence[Argument]:
+        return "LRANGE", self.keys.trace(partition, saga_id), 0, -1
 
     async def write(self, batch: Batch) -> int | None:
         """Write a batch. Returns the new version; ``None`` if another tracker was faster or the views
@@ -210,36 +228,46 @@ class Projections:
 def _write_call(keys: Keys, batch: Batch) -> tuple[list[str], list[Argument]]:
     """Keys and arguments of the script that writes a batch."""
     partition = batch.partition
+    updates = sorted(batch.updates, key=_is_known)
+    moves = {keys.index(partition, *listing): each for listing, each in _moves(updates).items()}
     names = [
         keys.tracker(partition), keys.dead(partition), keys.letters(partition), keys.deadlines(partition),
-        keys.unmade(partition),
+        keys.unmade(partition), *batch.after, *moves,
+        *[keys.trace(partition, each.saga_id) for each in updates], *[keys.view(partition, each.saga_id) for each in updates],
     ]  # fmt: skip
-    checks: list[Argument] = []
-    numbers: dict[str, int] = {}
-
-    def number(name: str, kind: str | None = None) -> int:
-        if name not in numbers:
-            names.append(name)
-            numbers[name] = len(names)
-            if kind:
-                checks.extend((len(names), kind))
-        return numbers[name]
-
-    body: list[Argument] = [len(batch.after)]
-    for stream, position in batch.after.items():
-        body += (number(stream), position)
-    body.append(len(batch.updates))
-    for update in batch.updates:
-        view, trace = keys.view(partition, update.saga_id), keys.trace(partition, update.saga_id)
-        body += (number(view), number(trace, "list"), update.saga_id, update.view, update.started)
-        body.append(number(keys.index(partition, *update.leave), "zset") if update.leave else "")
-        body.append(number(keys.index(partition, *update.enter), "zset"))
-        body += ("" if update.due is None else update.due, len(update.facts), *update.facts)
-    body.append(len(batch.letters))
+    arguments: list[Argument] = [
+        TRACKER_GROUP, batch.version, len(batch.after), len(moves), len(updates),
+        sum([update.leave is None for update in updates]), len(batch.letters),
+    ]  # fmt: skip
+    marks: list[Argument] = [part for stream, at in batch.after.items() for part in (f"at:{stream}", at)]
+    for index, (entering, _) in moves.items():
+        marks += (f"index:{index}", "1") if entering else ()
+    due = [part for update in updates if update.due is not None for part in (update.due, update.saga_id)]
+    over = [update.saga_id for update in updates if update.due is None and update.was_due]
+    lists: list[Sequence[Argument]] = [marks, *chain.from_iterable(moves.values()), due, over, batch.remade]
+    for each in lists:
+        arguments += (len(each), *each)
+    for update in updates:
+        arguments += (update.view, len(update.facts), *update.facts)
     for letter in batch.letters:
-        saga_id = letter.subject
-        mine = bool(saga_id) and keys.partition(saga_id) == partition
-        record: Argument = number(keys.record(partition, saga_id)) if mine else ""
-        body += (letter.id, record, len(letter.fields), *letter.fields)
-    body += (len(batch.remade), *batch.remade)
-    return names, [TRACKER_GROUP, batch.version, len(checks) // 2, *checks, *body]
+        record: Argument = ""
+        if letter.subject and keys.partition(letter.subject) == partition:
+            names.append(keys.record(partition, letter.subject))
+            record = len(names)
+        arguments += (letter.id, record, len(letter.fields), *letter.fields)
+    return names, arguments
+
+
+def _is_known(update: Update) -> bool:
+    return update.leave is not None
+
+
+def _moves(updates: Sequence[Update]) -> dict[tuple[str, str], tuple[list[Argument], list[Argument]]]:
+    """By (type, state): the start times and ids of the sagas that are listed there, and who is no more."""
+    moves: defaultdict[tuple[str, str], tuple[list[Argument], list[Argument]]]
+    moves = defaultdict(lambda: ([], []))
+    for update in updates:
+        moves[update.enter][0].extend((update.started, update.saga_id))
+        if update.leave is not None and update.leave != update.enter:
+            moves[update.leave][1].append(update.saga_id)
+    return moves

@@ -28,7 +28,7 @@ class Appetite:
 
     def note(self, read: Mapping[str, Sequence[Entry]]) -> None:
         """Learn from what was read."""
-        size = sum(sum(map(len, fields.values())) for entries in read.values() for _, fields in entries)
+        size = sum([sum(map(len, fields.values())) for entries in read.values() for _, fields in entries])
         if size > _TOO_MUCH:
             self.count = max(1, self.count // 2)
         elif size < _LITTLE and any(len(entries) >= self.count for entries in read.values()):

@@ -25,9 +25,12 @@ from choreo.wire.topology import Topology
 
 logger = logging.getLogger("choreo.tracker")
 
-#: Entries that are read at once at most: of all streams together, and of each at least.
-_ENTRIES = 2000
+#: Entries that are read at once at most: of the streams of all partitions together or of one partition that
+#: is behind; and of each stream at least.
+_ENTRIES, _BULK = 2000, 1000
 _LEAST = 10
+#: Partitions that catch up at once: the server answers for one while another is projected.
+_AT_ONCE = 2
 #: Failures in a row after which a rebuild gives up.
 _PATIENCE = 5
 #: Seconds between looks at a server that cannot hold a read (fakeredis), if nothing wakes the reader.
@@ -53,9 +56,13 @@ class Tracker:
         self._projectors = [Projector(topology, partition) for partition in range(topology.partitions)]
         streams = sum(len(each.streams) for each in self._projectors)
         self._appetite = Appetite(max(_LEAST, _ENTRIES // streams), streams)
+        streams //= topology.partitions
+        self._hunger = Appetite(max(_LEAST, _BULK // streams), streams)
         self._progress: dict[int, Progress] = {}
         #: Partitions of which the last read left nothing unread.
         self._followed: set[int] = set()
+        #: Partitions in which another tracker was faster just now.
+        self._overtaken: list[Projector] = []
         #: The partition whose turn it is to time out.
         self._turn = 0
         self._clock = clock or broker.clock
@@ -167,7 +174,8 @@ class Tracker:
                 self._set_aside(projector, error)
                 continue
             if fired is None:
-                await self._stand_by([projector])
+                self._overtaken.append(projector)
+                await self._stand_by()
             if fired:
                 # What is published meanwhile is read before more sagas time out.
                 return fired
@@ -179,6 +187,7 @@ class Tracker:
         for projector in self._projectors:
             self._lose_track(projector)
         self._appetite.lose()
+        self._hunger.lose()
         await self._patience.pause(error, self._stopping)
 
     def _lose_track(self, projector: Projector) -> None:
@@ -188,27 +197,59 @@ class Tracker:
         self._watch.forget(projector.partition)
 
     async def _step(self, *, wait: bool) -> int:
-        """Read once behind every position and project what came. Returns how many entries that were."""
+        """Read behind every position and project what came. Returns how many entries that were."""
         await self._find_progress()
         if not self._progress:
             await anyio.sleep(_POLL)
             return 0
-        count = self._appetite.count
-        read = await self._read(count, self._longest_wait() if wait else 0.0)
-        self._appetite.note(read)
-        overtaken = []
-        for projector in self._projectors:
+        following = [each for each in self._projectors if each.partition in self._followed]
+        behind = [
+            each for each in self._projectors if each.partition in self._progress.keys() - self._followed
+        ]
+        projected = 0
+        if following:
+            longest = self._longest_wait() if wait and not behind else 0.0
+            projected += await self._take_in(following, self._appetite, longest)
+        if behind:
+            projected += await self._catch_up(behind)
+        if self._overtaken:
+            await self._stand_by()
+        if not projected and anyio.current_time() > self._verified + _VERIFY:
+            await self._verify()
+        return projected
+
+    async def _catch_up(self, behind: list[Projector]) -> int:
+        """Read once behind the positions of each of these partitions, and project what came."""
+        counts: list[int] = []
+        failures: list[BrokerError] = []
+
+        async def work() -> None:
+            while behind and not failures:
+                try:
+                    counts.append(await self._take_in([behind.pop()], self._hunger, 0.0))
+                except BrokerError as error:
+                    failures.append(error)
+
+        async with anyio.create_task_group() as tasks:
+            for _ in behind[:_AT_ONCE]:
+                tasks.start_soon(work)
+        if failures:
+            raise failures[0]
+        return sum(counts)
+
+    async def _take_in(self, projectors: Sequence[Projector], appetite: Appetite, wait: float) -> int:
+        """Read once behind the positions of some partitions, and project what came."""
+        count = appetite.count
+        read = await self._read(projectors, count, wait)
+        appetite.note(read)
+        for projector in projectors:
             self._note_followed(projector, read, count)
             mine = {stream: read[stream] for stream in projector.streams if read.get(stream)}
             try:
                 if mine and not await self._project(projector, mine):
-                    overtaken.append(projector)
+                    self._overtaken.append(projector)
             except BrokerRefused as error:
                 self._set_aside(projector, error)
-        if overtaken:
-            await self._stand_by(overtaken)
-        if not read and anyio.current_time() > self._verified + _VERIFY:
-            await self._verify()
         return sum(map(len, read.values()))
 
     def _longest_wait(self) -> float:
@@ -264,27 +305,28 @@ class Tracker:
             if known is not None and await self._look_up(projector) != known:
                 self._lose_track(projector)
 
-    async def _read(self, count: int, wait: float) -> dict[str, list[Entry]]:
+    async def _read(
+        self, projectors: Sequence[Projector], count: int, wait: float
+    ) -> dict[str, list[Entry]]:
         flat = {
             stream: position
-            for progress in self._progress.values()
-            for stream, position in progress.positions.items()
+            for projector in projectors
+            for stream, position in self._progress[projector.partition].positions.items()
         }
         try:
             return await self._broker.projections.read(flat, count, wait=wait)
         except BrokerRefused:
-            return await self._read_apart(count)
+            return await self._read_apart(projectors, count)
 
-    async def _read_apart(self, count: int) -> dict[str, list[Entry]]:
+    async def _read_apart(self, projectors: Sequence[Projector], count: int) -> dict[str, list[Entry]]:
         """One stream is none any more, and the server refuses to read all: find out whose it is."""
         found: dict[str, list[Entry]] = {}
-        for projector in self._projectors:
-            progress = self._progress.get(projector.partition)
-            if progress is not None:
-                try:
-                    found |= await self._broker.projections.read(progress.positions, count, wait=0)
-                except BrokerRefused as error:
-                    self._set_aside(projector, error)
+        for projector in projectors:
+            try:
+                positions = self._progress[projector.partition].positions
+                found |= await self._broker.projections.read(positions, count, wait=0)
+            except BrokerRefused as error:
+                self._set_aside(projector, error)
         return found
 
     async def _project(self, projector: Projector, read: dict[str, list[Entry]]) -> bool:
@@ -306,9 +348,9 @@ class Tracker:
         self._lose_track(projector)
         self._aside[projector.partition] = anyio.current_time() + _ASIDE
 
-    async def _stand_by(self, overtaken: Sequence[Projector]) -> None:
-        logger.info("%d partitions: another tracker is at work; standing by", len(overtaken))
-        for projector in overtaken:
-            self._lose_track(projector)
+    async def _stand_by(self) -> None:
+        logger.info("%d partitions: another tracker is at work; standing by", len(self._overtaken))
+        while self._overtaken:
+            self._lose_track(self._overtaken.pop())
         with anyio.move_on_after(_STANDBY):
             await self._stopping.wait()

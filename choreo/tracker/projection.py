@@ -27,24 +27,29 @@ _HEAVY = 500
 _KEPT_FIELDS = 32
 _KEPT_BYTES = 4_000
 
-Load = Callable[[Sequence[str]], Awaitable[list[list[bytes]]]]
+#: The packed facts of sagas, and of others that seem to be new.
+Load = Callable[[Sequence[str], Sequence[str]], Awaitable[list[list[bytes]]]]
 
 
 @dataclass(slots=True)
 class _Timeline:
-    """A saga's facts as projected, and how it is listed."""
+    """A saga's facts as projected, how it is listed, and whether one of its deadlines may be."""
 
     facts: dict[str, Fact] = field(default_factory=dict)
     listed: tuple[str, str] | None = None
+    due: bool = False
     weight: int = 0
 
-    def add(self, fact: Fact) -> bool:
-        """Add a fact. Returns whether it is news."""
-        known = len(self.facts)
-        added = add(self.facts, fact)
-        if len(self.facts) > known:
-            self.weight += 1 + (len(fact.detail) + len(fact.note)) // _HEAVY
-        return added
+    def add(self, facts: Iterable[Fact]) -> list[Fact]:
+        """Add facts. Returns those that are news."""
+        known = self.facts
+        before = len(known)
+        news = [fact for fact in facts if add(known, fact)]
+        self.weight += len(known) - before
+        for fact in news:
+            if fact.detail or fact.note:
+                self.weight += (len(fact.detail) + len(fact.note)) // _HEAVY
+        return news
 
 
 @dataclass(frozen=True, slots=True)
@@ -94,23 +99,30 @@ class Projector:
     async def fold(self, version: int, read: Mapping[str, Sequence[Entry]], load: Load) -> Batch:
         """What entries make of the sagas they tell of; ``version`` is that of what is known so far."""
         batch = Batch(self.partition, version)
-        fresh: dict[str, list[Fact]] = {}
+        told: dict[str, list[Fact]] = {}
         for stream, entries in read.items():
             batch.after[stream] = entries[-1][0]
             for saga_id, fact in self._read_facts(stream, entries, batch.letters):
-                fresh.setdefault(saga_id, []).append(fact)
-        await self._fetch(fresh, load)
-        for saga_id, facts in fresh.items():
-            update = self._update(saga_id, facts)
-            if update is not None:
-                batch.updates.append(update)
+                if saga_id in told:
+                    told[saga_id].append(fact)
+                else:
+                    told[saga_id] = [fact]
+        await self._fetch(told, load)
+        for saga_id, facts in told.items():
+            timeline = self._timelines[saga_id]
+            self._timelines.move_to_end(saga_id)
+            before = timeline.weight
+            news = timeline.add(facts)
+            self._cached += timeline.weight - before
+            if news:
+                batch.updates.append(self._write(saga_id, news))
         self._trim()
         return batch
 
     async def remake(self, version: int, saga_ids: Sequence[str], load: Load) -> Batch:
         """Views of sagas made from what their timelines hold, because the streams do not any more."""
         batch = Batch(self.partition, version, remade=saga_ids)
-        await self._fetch(saga_ids, load)
+        await self._fetch(dict.fromkeys(saga_ids, ()), load)
         batch.updates += [self._write(each, []) for each in saga_ids if self._timelines[each].facts]
         self._trim()
         return batch
@@ -118,12 +130,13 @@ class Projector:
     def _read_facts(
         self, stream: str, entries: Sequence[Entry], letters: list[Letter]
     ) -> Iterable[tuple[str, Fact]]:
+        topology, place = self._topology, self.topics.get(stream)
         for entry, fields in entries:
             try:
-                if stream == self.journal:
-                    yield of_journal(self._topology, self.partition, fields, entry)
+                if place is None:
+                    yield of_journal(topology, self.partition, fields, entry)
                 else:
-                    yield of_event(self._topology, self.topics[stream], fields, entry)
+                    yield of_event(topology, place, fields, entry)
             except Malformed as malformed:
                 letters.append(_letter(stream, entry, fields, malformed))
                 # Elsewhere it would make a second view of its saga.
@@ -131,33 +144,29 @@ class Projector:
                 if subject and self._topology.keys.partition(subject) == self.partition:
                     yield malformed.subject, of_malformed(stream, entry, malformed)
 
-    async def _fetch(self, saga_ids: Iterable[str], load: Load) -> None:
+    async def _fetch(self, told: Mapping[str, Sequence[Fact]], load: Load) -> None:
         """Have the timeline of each saga at hand, from the cache or as it was written."""
-        missing = [saga_id for saga_id in saga_ids if saga_id not in self._timelines]
-        for saga_id, packed in zip(missing, await load(missing) if missing else [], strict=True):
-            timeline = _Timeline()
-            for each in packed:
-                timeline.add(decode_fact(each))
-            if timeline.facts:
+        missing = [saga_id for saga_id in told if saga_id not in self._timelines]
+        if not missing:
+            return
+        begun = [saga_id for saga_id in missing if _is_beginning(told[saga_id])]
+        others = [saga_id for saga_id in missing if not _is_beginning(told[saga_id])]
+        for saga_id, packed in zip([*others, *begun], await load(others, begun), strict=True):
+            timeline = self._timelines[saga_id] = _Timeline()
+            if packed:
+                timeline.add(map(decode_fact, packed))
                 timeline.listed = _listed(project(saga_id, timeline.facts))
-            self._timelines[saga_id] = timeline
-            self._cached += timeline.weight
-
-    def _update(self, saga_id: str, facts: Iterable[Fact]) -> Update | None:
-        timeline = self._timelines[saga_id]
-        self._timelines.move_to_end(saga_id)
-        before = timeline.weight
-        new = [fact for fact in facts if timeline.add(fact)]
-        self._cached += timeline.weight - before
-        return self._write(saga_id, new) if new else None
+                timeline.due = True
+                self._cached += timeline.weight
 
     def _write(self, saga_id: str, new: Sequence[Fact]) -> Update:
         timeline = self._timelines[saga_id]
         view, _ = self._view(saga_id, timeline)
         leave, timeline.listed = timeline.listed, _listed(view)
-        packed = [encode_fact(fact) for fact in new]
+        was_due, timeline.due = timeline.due, view.deadline is not None
         return Update(
-            saga_id, encode_view(view), packed, view.started, leave, timeline.listed, view.deadline
+            saga_id, encode_view(view), list(map(encode_fact, new)), view.started, leave, timeline.listed,
+            view.deadline, was_due,
         )  # fmt: skip
 
     def _view(self, saga_id: str, timeline: _Timeline) -> tuple[View, Due | None]:
@@ -168,7 +177,7 @@ class Projector:
 
     async def pending(self, saga_ids: Sequence[str], load: Load) -> dict[str, Pending]:
         """What is known of the next deadline of each saga."""
-        await self._fetch(saga_ids, load)
+        await self._fetch(dict.fromkeys(saga_ids, ()), load)
         found = {}
         for saga_id in saga_ids:
             timeline = self._timelines[saga_id]
@@ -185,6 +194,11 @@ class Projector:
         while self._cached > self._most and len(self._timelines) > 1:
             _, timeline = self._timelines.popitem(last=False)
             self._cached -= timeline.weight
+
+
+def _is_beginning(facts: Iterable[Fact]) -> bool:
+    """Whether it seems that nothing was told of this saga before: one of its facts has no cause."""
+    return any(not fact.cause for fact in facts)
 
 
 def _listed(view: View) -> tuple[str, str]:

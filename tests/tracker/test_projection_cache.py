@@ -46,9 +46,9 @@ async def kept(projector: Projector, stream: str, told: Sequence[dict[bytes, byt
     entries: list[Entry] = [(f"{number + 1}-0", fields) for number, fields in enumerate(told)]
     asked: list[str] = []
 
-    async def load(saga_ids: Sequence[str]) -> list[list[bytes]]:
-        asked.extend(saga_ids)
-        return [[] for _ in saga_ids]
+    async def load(saga_ids: Sequence[str], new: Sequence[str]) -> list[list[bytes]]:
+        asked.extend([*saga_ids, *new])
+        return [[] for _ in (*saga_ids, *new)]
 
     batch = await projector.fold(0, {stream: entries}, load)
     assert not batch.letters

@@ -3,57 +3,64 @@
 -- Write what the tracker made of a batch of entries of one partition, all or nothing.
 --
 -- KEYS  1 progress (hash), 2 dead letters, 3 their states, 4 deadlines, 5 sagas to be made from their
---       traces (zset), then: streams read; views, traces, indexes
--- ARGV  1 group, 2 version, 3 how many lists and indexes, each: key number, type that it must have;
---       how many streams, each: key number, position to be at;
---       how many sagas, each: view key number, trace key number, id, view, start time,
---         index to leave ('' none), index to be in, next deadline (ms; '' none),
---         how many facts, the facts;
---       how many letters, each: id, number of its saga's record ('' none), how many fields, the fields;
---       how many sagas are made from their traces now, their ids
+--       traces (zset), then: streams read; indexes; traces, those of new sagas first; views in the same
+--       order; records of sagas that letters are about
+-- ARGV  1 group, 2 version, 3 how many streams, 4 indexes, 5 sagas, 6 new sagas, 7 letters;
+--       then lists, each with its length in front:
+--       fields and values of the progress, those of the streams first, each: field, position to be at;
+--       of each index: what enters it, each: start time, id; the ids that leave it;
+--       deadlines, each: when (ms), id; the ids that have none any more; the ids of sagas that are made from
+--       their traces now;
+--       of each saga: the view, then the list of its facts;
+--       of each letter: id, number of its saga's record ('' none), then the list of fields
 -- Returns the new version; -1 when somebody else has written since the caller learnt the version, or
 -- the views are being rebuilt: then nothing is written, and the caller must look again where to go on;
 -- or the key that is in the way because it has the wrong type: then nothing is written either.
 -- One version for the whole partition: a view may be made of facts from any of its streams.
 
-local at = 2
+local streams, indexes, sagas = tonumber(ARGV[3]), tonumber(ARGV[4]), tonumber(ARGV[5])
+local first_index = 5 + streams
+local first_trace = first_index + indexes
+local at = 7
 local function take()
   at = at + 1
   return ARGV[at]
 end
-local function take_key() return KEYS[tonumber(take())] end
 
-local function obstacle()
-  if misfit(KEYS[1], 'hash') then return KEYS[1] end
-  if misfit(KEYS[2], 'stream') then return KEYS[2] end
-  if misfit(KEYS[3], 'hash') then return KEYS[3] end
-  if misfit(KEYS[4], 'zset') then return KEYS[4] end
-  if misfit(KEYS[5], 'zset') then return KEYS[5] end
-  for _ = 1, tonumber(take()) do
-    local key, wanted = take_key(), take()
-    if misfit(key, wanted) then return key end
-  end
-  return nil
-end
+-- Arguments of one command, as many as its limit allows.
+local MANY = 1000
 
-local function remember(trace, count)
-  for first = at + 1, at + count, 1000 do
-    redis.call('RPUSH', trace, unpack(ARGV, first, math.min(at + count, first + 999)))
+-- A command about the next list, if there is anything in it.
+local function write(command, key)
+  local count = tonumber(take())
+  for first = at + 1, at + count, MANY do
+    redis.call(command, key, unpack(ARGV, first, math.min(at + count, first + MANY - 1)))
   end
   at = at + count
 end
 
-local function write_saga()
-  local view, trace, id, packed, started = take_key(), take_key(), take(), take(), take()
-  local leave, enter = take(), KEYS[tonumber(take())]
-  -- Listed first: what is to be rebuilt is found by its index.
-  redis.call('ZADD', enter, started, id)
-  redis.call('HSET', KEYS[1], 'index:' .. enter, '1')
-  if leave ~= '' and KEYS[tonumber(leave)] ~= enter then redis.call('ZREM', KEYS[tonumber(leave)], id) end
-  redis.call('SET', view, packed)
-  local due = take()
-  if due == '' then redis.call('ZREM', KEYS[4], id) else redis.call('ZADD', KEYS[4], due, id) end
-  remember(trace, tonumber(take()))
+-- The first of some keys, if any, that has another type.
+local function find_misfit(wanted, first, last)
+  for number = first, last do
+    if misfit(KEYS[number], wanted) then return KEYS[number] end
+  end
+end
+
+-- Traces that are not there yet are the rule, and one question tells.
+local function find_misfit_in_traces(new)
+  for first = first_trace + 1, first_trace + new, MANY do
+    local last = math.min(first_trace + new, first + MANY - 1)
+    local found = redis.call('EXISTS', unpack(KEYS, first, last)) > 0 and find_misfit('list', first, last)
+    if found then return found end
+  end
+  return find_misfit('list', first_trace + new + 1, first_trace + sagas)
+end
+
+local function obstacle()
+  return (ARGV[7] ~= '0' and (find_misfit('stream', 2, 2) or find_misfit('hash', 3, 3)))
+    or find_misfit('zset', 4, 5)
+    or find_misfit('zset', first_index + 1, first_trace)
+    or find_misfit_in_traces(tonumber(ARGV[6]))
 end
 
 local function write_letter()
@@ -68,21 +75,30 @@ local function write_letter()
   at = at + count
 end
 
-local known = misfit(KEYS[1], 'hash') and {} or redis.call('HMGET', KEYS[1], 'version', 'wiping')
+local known = fetch(KEYS[1], 'version', 'wiping')
+if not known then return KEYS[1] end
+if (known[1] or '0') ~= ARGV[2] or known[2] then return -1 end
 local key = obstacle()
 if key then return key end
-if (known[1] or '0') ~= ARGV[2] or known[2] then return -1 end
+
 local version = redis.call('HINCRBY', KEYS[1], 'version', 1)
-local streams = {}
-for number = 1, tonumber(take()) do
-  streams[number] = { take_key(), take() }
-  redis.call('HSET', KEYS[1], 'at:' .. streams[number][1], streams[number][2])
+-- Listed first: what is to be rebuilt is found by its index.
+local positions = at + 1
+write('HSET', KEYS[1])
+for number = first_index + 1, first_trace do
+  write('ZADD', KEYS[number])
+  write('ZREM', KEYS[number])
 end
-for _ = 1, tonumber(take()) do write_saga() end
-for _ = 1, tonumber(take()) do write_letter() end
-for _ = 1, tonumber(take()) do redis.call('ZREM', KEYS[5], take()) end
+write('ZADD', KEYS[4])
+write('ZREM', KEYS[4])
+write('ZREM', KEYS[5])
+for number = first_trace + 1, first_trace + sagas do
+  redis.call('SET', KEYS[number + sagas], take())
+  write('RPUSH', KEYS[number])
+end
+for _ = 1, tonumber(ARGV[7]) do write_letter() end
 -- Moving the group along lets generic tools see how far the tracker is, and trimming stay behind it.
-for _, stream in ipairs(streams) do
-  redis.pcall('XGROUP', 'SETID', stream[1], ARGV[1], stream[2])
+for number = 1, streams do
+  redis.pcall('XGROUP', 'SETID', KEYS[5 + number], ARGV[1], ARGV[positions + 2 * number])
 end
 return version
