@@ -117,4 +117,5 @@ def pairs(answer: Any) -> list[tuple[bytes, list[tuple[bytes, dict[bytes, bytes]
 
 def fields_of(flat: Sequence[bytes]) -> dict[bytes, bytes]:
     """Names and values that follow each other, as a map."""
-    return dict(zip(flat[::2], flat[1::2], strict=True))
+    parts = iter(flat)
+    return dict(zip(parts, parts, strict=False))  # looking whether one is left over takes half as long again

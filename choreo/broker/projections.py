@@ -233,7 +233,8 @@ def _write_call(keys: Keys, batch: Batch) -> tuple[list[str], list[Argument]]:
     names = [
         keys.tracker(partition), keys.dead(partition), keys.letters(partition), keys.deadlines(partition),
         keys.unmade(partition), *batch.after, *moves,
-        *[keys.trace(partition, each.saga_id) for each in updates], *[keys.view(partition, each.saga_id) for each in updates],
+        *[keys.trace(partition, each.saga_id) for each in updates],
+        *[keys.view(partition, each.saga_id) for each in updates],
     ]  # fmt: skip
     arguments: list[Argument] = [
         TRACKER_GROUP, batch.version, len(batch.after), len(moves), len(updates),

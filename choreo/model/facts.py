@@ -249,26 +249,36 @@ def project(saga_id: str, timeline: Mapping[str, Fact]) -> View:
     turns = [fact for fact in facts if fact.state]
     last = max(turns, key=_BY_SEQ) if turns else None
     status = State(last.state) if last else State.RUNNING
-    # Most facts are events, and few questions are about more than what is left.
     others = [fact for fact in facts if fact.kind is not _EVENT or fact.settles]
-    return View(
+    asked = [fact for fact in facts if fact.asks] if status is not State.RESOLVED else []
+    view = View(
         id=saga_id,
-        type=next((fact.saga_type for fact in facts if fact.saga_type), ""),
+        type=facts[0].saga_type or next((fact.saga_type for fact in facts if fact.saga_type), ""),
         status=status,
-        current=next(filter(None, map(_place, reversed(facts))), ""),
+        current=_place(facts[-1]) or next(filter(None, map(_place, reversed(facts))), ""),
         started=facts[0].began or facts[0].time,
         updated=facts[-1].time,
         completed=last.time if last and status.ended else None,
         events=sum([fact.kind is _EVENT for fact in facts]),
         done=_done(facts),
-        undone=_undone(others),
-        undoing=[] if status is State.RESOLVED else _undoing(facts, others),
-        parked=_parked(facts, others) if status is State.RUNNING else [],
-        retries=sum([fact.kind is Kind.RETRYING for fact in others]),
-        dead_letters=sum([fact.kind in LETTERS for fact in others]),
-        open_letters=len({fact.id for fact in others if fact.kind in LETTERS} - _settled(others)),
-        damaged=[fact.note for fact in others if fact.kind is Kind.LOST],
+        undoing=_undoing(asked, others) if asked else [],
         reason=next((_reason(fact) for fact in turns if fact.state in _UNWINDING), ""),
+    )
+    # Most sagas are nothing but events, of which all the rest tells nothing.
+    return _with_troubles(view, facts, others) if others else view
+
+
+def _with_troubles(view: View, facts: list[Fact], others: list[Fact]) -> View:
+    """The view with what ``others``, those of the facts that are no events, tell."""
+    letters = [fact for fact in others if fact.kind in LETTERS]
+    return msgspec.structs.replace(
+        view,
+        undone=_undone(others),
+        parked=_parked(facts, others) if view.status is State.RUNNING else [],
+        retries=sum(fact.kind is Kind.RETRYING for fact in others),
+        dead_letters=len(letters),
+        open_letters=len({fact.id for fact in letters} - _settled(others)),
+        damaged=[fact.note for fact in letters if fact.kind is Kind.LOST],
         last_error=next((_error(fact) for fact in reversed(others) if _failed(fact)), None),
     )
 
@@ -280,27 +290,29 @@ def _place(fact: Fact) -> str:
 
 def _done(facts: list[Fact]) -> dict[str, int]:
     """How often each step took effect."""
-    ran = {(fact.handler, fact.cause) for fact in facts if fact.step and not fact.undo and fact.kind in _DONE}
-    return _tally(handler for handler, _ in ran)
+    ran = {
+        (f"{fact.participant}/{fact.step}", fact.cause)
+        for fact in facts
+        if fact.step and not fact.undo and fact.kind in _DONE
+    }
+    return _tally(ran)
 
 
 def _undone(facts: list[Fact]) -> dict[str, int]:
     """How often each step was undone."""
     ran = {(fact.handler, fact.cause) for fact in facts if fact.undo and fact.kind is Kind.UNDONE}
-    return _tally(handler for handler, _ in ran)
+    return _tally(ran)
 
 
-def _tally(names: Iterable[str]) -> dict[str, int]:
+def _tally(ran: Iterable[tuple[str, str]]) -> dict[str, int]:
     counts: dict[str, int] = {}
-    for name in names:
+    for name, _ in ran:
         counts[name] = counts.get(name, 0) + 1
     return counts
 
 
-def _undoing(facts: list[Fact], others: list[Fact]) -> list[str]:
-    asked = {entry for fact in facts if fact.asks for entry in fact.asks}
-    if not asked:
-        return []
+def _undoing(asking: list[Fact], others: list[Fact]) -> list[str]:
+    asked = {entry for fact in asking for entry in fact.asks}
     again = replayed(others)
     through = {
         f"{fact.handler}:{fact.cause}"
@@ -321,7 +333,7 @@ def replayed(facts: Iterable[Fact]) -> dict[str, Fact]:
 
 
 def _parked(facts: list[Fact], others: list[Fact]) -> list[str]:
-    if not any(fact.kind is Kind.PARKED for fact in others):
+    if all(fact.kind is not Kind.PARKED for fact in others):
         return []
     aside = (Kind.PLANNED, Kind.ORDERED)
     last = {(fact.handler, fact.cause): fact for fact in facts if fact.step and fact.kind not in aside}

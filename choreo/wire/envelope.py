@@ -234,8 +234,11 @@ def parse(entry: Mapping[bytes, bytes]) -> Envelope:
         raise _missing(entry) from None
     subject = ""
     try:
-        text = _decode(values)
-        if not _is_plain(text):
+        packed = _PART.join(values)
+        text = packed.decode().split("\x1f")
+        if len(text) != len(values):  # one of them holds what parts them
+            text = [value.decode() for value in values]
+        if not _is_plain(text, len(packed)):
             subject = check_saga_id(text[_SUBJECT])
             _check_text(text)
         subject = text[_SUBJECT]
@@ -272,22 +275,16 @@ def _missing(entry: Mapping[bytes, bytes]) -> Malformed:
     return Malformed(Reason.FIELDS_MISSING, f"not there: {names}", subject)
 
 
-def _decode(values: list[bytes]) -> list[str]:
-    """Values as text. All at once is quicker, unless one of them holds what parts them."""
-    text = _PART.join(values).decode().split("\x1f")
-    return text if len(text) == len(values) else [value.decode() for value in values]
-
-
-def _is_plain(text: list[str]) -> bool:
+def _is_plain(text: list[str], together: int) -> bool:
     """A quick look: whether :func:`check_saga_id` and :func:`_check_text` have nothing to find. If not, they
-    may still find nothing."""
+    may still find nothing. ``together`` is the length of all attributes."""
     event_id, event_type, subject = text[:3]
     words = event_id + event_type + subject
     return (
         bool(event_id and event_type and subject)
         and words.isprintable()
         and not (" " in words or "{" in words or "}" in words)
-        and max(map(len, text)) <= MAX_NAME_CHARACTERS
+        and (together <= MAX_NAME_CHARACTERS or max(map(len, text)) <= MAX_NAME_CHARACTERS)
     )
 
 

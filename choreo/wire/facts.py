@@ -71,24 +71,11 @@ def _event_fact(topology: Topology, envelope: Envelope, entry_id: str) -> Fact:
     participant, step, undo = _parts_of(envelope.source)
     saga = topology.saga_type_of(envelope.type, envelope.sagatype)
     return Fact(
-        id=envelope.id,
-        kind=_EVENT,
-        time=envelope.time or _time_of(entry_id),
-        type=envelope.type,
-        cause=envelope.cause,
-        participant=participant,
-        step=step,
-        undo=undo,
-        began=envelope.began,
-        state=envelope.state,
-        seq=envelope.seq,
-        saga_type=saga.name if saga else "",
-        back=envelope.phase == BACK,
-        asks=envelope.asks,
-        ledger=tuple(envelope.ledger.split()) if envelope.ledger else (),
-        note=_timed_out(envelope.data) if envelope.type == _TIMED_OUT else "",
-        entry=entry_id,
-    )
+        envelope.id, _EVENT, envelope.time or _time_of(entry_id), envelope.type, envelope.cause,
+        participant, step, undo, envelope.began, envelope.state, envelope.seq, saga.name if saga else "",
+        envelope.phase == BACK, _timed_out(envelope.data) if envelope.type == _TIMED_OUT else "", "",
+        envelope.asks, tuple(envelope.ledger.split()) if envelope.ledger else (), entry=entry_id,
+    )  # fmt: skip
 
 
 #: Looking up a member of an enumeration takes longer than one would think.
