@@ -75,8 +75,8 @@ local function write_letter()
   at = at + count
 end
 
-local known = fetch(KEYS[1], 'version', 'wiping')
-if not known then return KEYS[1] end
+if misfit(KEYS[1], 'hash') then return KEYS[1] end
+local known = redis.call('HMGET', KEYS[1], 'version', 'wiping')
 if (known[1] or '0') ~= ARGV[2] or known[2] then return -1 end
 local key = obstacle()
 if key then return key end
