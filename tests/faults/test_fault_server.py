@@ -220,4 +220,4 @@ async def test_a_server_that_is_killed(own_shop: OwnShop) -> None:
         await anyio.to_thread.run_sync(server.stop)
         await anyio.to_thread.run_sync(server.start)
 
-    assert await disturbed(shop, kill, most=4, pause=1.0) > 1
+    assert await disturbed(shop, kill, most=4, pause=0.2) > 1
