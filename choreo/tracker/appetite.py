@@ -10,7 +10,7 @@ from choreo.broker.projections import Entry
 _FIRST = 64
 #: Bytes of one read that are too many, so that the next one is for fewer entries; and so few that it may
 #: be for more.
-_TOO_MUCH = 8 * 1024 * 1024
+_TOO_MUCH = 4 * 1024 * 1024
 _LITTLE = _TOO_MUCH // 4
 
 

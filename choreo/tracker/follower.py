@@ -29,8 +29,9 @@ logger = logging.getLogger("choreo.tracker")
 #: is behind; and of each stream at least.
 _ENTRIES, _BULK = 2000, 1000
 _LEAST = 10
-#: Partitions that catch up at once: the server answers for one while another is projected.
-_AT_ONCE = 2
+#: Partitions that catch up in one turn, before others and all else that there is to do have theirs; and at
+#: once: the server answers for one while another is projected.
+_IN_TURN, _AT_ONCE = 8, 2
 #: Failures in a row after which a rebuild gives up.
 _PATIENCE = 5
 #: Seconds between looks at a server that cannot hold a read (fakeredis), if nothing wakes the reader.
@@ -59,8 +60,9 @@ class Tracker:
         streams //= topology.partitions
         self._hunger = Appetite(max(_LEAST, _BULK // streams), streams)
         self._progress: dict[int, Progress] = {}
-        #: Partitions of which the last read left nothing unread.
-        self._followed: set[int] = set()
+        #: Partitions of which the last read left something unread, or that were not read yet; those whose
+        #: turn it is come first.
+        self._behind: dict[int, Projector] = {}
         #: Partitions in which another tracker was faster just now.
         self._overtaken: list[Projector] = []
         #: The partition whose turn it is to time out.
@@ -98,7 +100,7 @@ class Tracker:
                 await self._pause(error)
             else:
                 self._patience.succeeded()
-                if not projected and not untidy and not self._broker.connection.blocking:
+                if not (projected or self._behind or untidy or self._broker.connection.blocking):
                     await self._broker.connection.wait_for_change(_POLL)
 
     async def _join(self) -> None:
@@ -129,7 +131,7 @@ class Tracker:
                 await self._pause(error)
                 continue
             failures = 0
-            if not projected:
+            if not projected and not self._behind:
                 return total
             total += projected
 
@@ -166,7 +168,7 @@ class Tracker:
         for _ in self._projectors:
             projector = self._projectors[self._turn]
             self._turn = (self._turn + 1) % len(self._projectors)
-            if projector.partition not in self._followed:
+            if not self._is_followed(projector):
                 continue
             try:
                 fired = await self._watch.expire(projector, self._progress[projector.partition].version)
@@ -193,7 +195,7 @@ class Tracker:
     def _lose_track(self, projector: Projector) -> None:
         projector.forget()
         self._progress.pop(projector.partition, None)
-        self._followed.discard(projector.partition)
+        self._behind.pop(projector.partition, None)
         self._watch.forget(projector.partition)
 
     async def _step(self, *, wait: bool) -> int:
@@ -202,10 +204,8 @@ class Tracker:
         if not self._progress:
             await anyio.sleep(_POLL)
             return 0
-        following = [each for each in self._projectors if each.partition in self._followed]
-        behind = [
-            each for each in self._projectors if each.partition in self._progress.keys() - self._followed
-        ]
+        following = [each for each in self._projectors if self._is_followed(each)]
+        behind = list(self._behind.values())[:_IN_TURN]
         projected = 0
         if following:
             longest = self._longest_wait() if wait and not behind else 0.0
@@ -214,7 +214,7 @@ class Tracker:
             projected += await self._catch_up(behind)
         if self._overtaken:
             await self._stand_by()
-        if not projected and anyio.current_time() > self._verified + _VERIFY:
+        if not projected and not self._behind and anyio.current_time() > self._verified + _VERIFY:
             await self._verify()
         return projected
 
@@ -254,14 +254,17 @@ class Tracker:
 
     def _longest_wait(self) -> float:
         """Seconds to wait for entries: until the next deadline passes, or not at all if none is known yet."""
-        waits = [self._watch.pause(each) if each in self._followed else 0.0 for each in self._progress]
-        return min(waits, default=BLOCK)
+        return min(map(self._watch.pause, self._progress), default=BLOCK)
+
+    def _is_followed(self, projector: Projector) -> bool:
+        """Whether the last read left nothing unread."""
+        return projector.partition in self._progress and projector.partition not in self._behind
 
     def _note_followed(self, projector: Projector, read: Mapping[str, Sequence[Entry]], count: int) -> None:
-        if any(len(read.get(stream, ())) >= count for stream in projector.streams):
-            self._followed.discard(projector.partition)
-        elif projector.partition in self._progress:
-            self._followed.add(projector.partition)
+        self._behind.pop(projector.partition, None)
+        full = any(len(read.get(stream, ())) >= count for stream in projector.streams)
+        if full and projector.partition in self._progress:
+            self._behind[projector.partition] = projector
 
     async def _find_progress(self) -> None:
         for projector in self._projectors:
@@ -274,6 +277,7 @@ class Tracker:
                 progress = await self._look_up(projector)
                 await self._remake(projector, progress)
                 self._progress[partition] = progress
+                self._behind[partition] = projector
             except BrokerRefused as error:
                 self._set_aside(projector, error)
 

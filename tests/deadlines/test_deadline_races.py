@@ -50,6 +50,23 @@ async def test_what_is_expected_lies_unread(open_broker: OpenBroker, namespace: 
         assert await stage.armed() == {}
 
 
+@pytest.mark.parametrize("restarted", [False, True])
+async def test_what_is_met_is_pending_no_more(
+    open_broker: OpenBroker, namespace: str, restarted: bool
+) -> None:
+    """Whether the tracker that reads so is the one that listed the saga, or was started since."""
+    topology = topology_of(namespace, None, PAYMENT)
+    async with on_stage(topology, open_broker(topology)) as stage:
+        await stage.start()
+        await stage.tracker.catch_up()
+        assert await stage.armed() == {"s1": START + MINUTE}
+        if restarted:
+            stage.tracker = stage.new_tracker()
+        await stage.write("money", "Paid")
+        await stage.tracker.catch_up()
+        assert await stage.armed() == {}
+
+
 async def test_too_much_lies_unread(open_broker: OpenBroker, namespace: str) -> None:
     """What cannot be looked at in one go is read first; then the deadline passes, if it still does."""
     topology = topology_of(namespace, None, PAYMENT, partitions=1)

@@ -31,13 +31,15 @@ SUBCOMMANDS = {"XGROUP", "XINFO", "SCRIPT"}
 #: Methods that are given a command.
 SENDING = {"call", "read", "execute_command"}
 GUIDE = Path(__file__).parents[2] / "docs" / "how-to" / "run-in-production.md"
+#: How scripts call a command, or have one called.
+CALL = r"(?:redis\.p?call|write)\('(\w+)'(?:,\s*'(\w+)')?"
 #: Words in capitals that begin a tuple and are no command.
 WORDS = {"BLOCK"}
 
 
 def of_scripts(pattern: str = "*") -> Iterator[str]:
     for script in (FOLDER / "scripts").glob(f"{pattern}.lua"):
-        for first, second in re.findall(r"redis\.p?call\('(\w+)'(?:,\s*'(\w+)')?", script.read_text("utf-8")):
+        for first, second in re.findall(CALL, script.read_text("utf-8")):
             yield f"{first} {second}" if first in SUBCOMMANDS else first
 
 

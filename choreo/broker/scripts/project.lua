@@ -92,9 +92,14 @@ end
 write('ZADD', KEYS[4])
 write('ZREM', KEYS[4])
 write('ZREM', KEYS[5])
-for number = first_trace + 1, first_trace + sagas do
-  redis.call('SET', KEYS[number + sagas], take())
-  write('RPUSH', KEYS[number])
+local views = {}
+for number = 1, sagas do
+  views[2 * number - 1] = KEYS[first_trace + sagas + number]
+  views[2 * number] = take()
+  write('RPUSH', KEYS[first_trace + number])
+end
+for first = 1, 2 * sagas, MANY do
+  redis.call('MSET', unpack(views, first, math.min(2 * sagas, first + MANY - 1)))
 end
 for _ = 1, tonumber(ARGV[7]) do write_letter() end
 -- Moving the group along lets generic tools see how far the tracker is, and trimming stay behind it.
