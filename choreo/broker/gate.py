@@ -4,12 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from enum import StrEnum
-from functools import lru_cache
 from typing import ClassVar
 
 import msgspec
 
+from choreo.broker.answers import Answer, read_answer
 from choreo.broker.connection import Argument, Connection
 from choreo.broker.shared import Shared
 from choreo.wire.envelope import Reason
@@ -18,40 +17,6 @@ from choreo.wire.limits import MAX_DELIVERIES
 
 #: About how many bytes a decision has without what its handler wrote.
 _HEAD = 300
-
-
-class Verdict(StrEnum):
-    """What the gate answers to a decision."""
-
-    RUN = "run"
-    """Begin: run the handler."""
-    ASK = "ask"
-    """Look: it takes more than a look. Ask with :class:`Begin`."""
-    DOUBT = "doubt"
-    """Begin: the saga unwinds; do not run the step, but it may have run before."""
-    POISON = "poison"
-    """Begin: it has begun as often as it may, and nothing ever came of it. Do not run it."""
-    WAITING = "waiting"
-    """Begin: a join keeps the event until the others are there. Settled."""
-    COMMITTED = "committed"
-    """It is written, by this try or an earlier one with the same token."""
-    DUPLICATE = "duplicate"
-    """Another attempt has committed this already."""
-    STALE = "stale"
-    """The delivery is another worker's, or nobody's. Nothing was changed."""
-    LATE = "late"
-    """The saga unwinds: events were withheld, or the step was not run."""
-    CLOSED = "closed"
-    """Too late for the saga's state."""
-    BLOCKED = "blocked"
-    """A key in the way has the wrong type; nothing was changed. Try again when it is gone."""
-
-
-class Answer(msgspec.Struct, frozen=True, gc=False):
-    """A verdict and what comes with it: after ``RUN`` or ``POISON`` the saga's type and packed events."""
-
-    verdict: Verdict
-    rest: tuple[bytes, ...] = ()
 
 
 class Identity(msgspec.Struct, frozen=True):
@@ -354,7 +319,7 @@ class Gate:
         """
         calls = [self._call(identity, now, partition, decisions) for partition, decisions in batches]
         answers = await self.connection.run_many("gate", calls)
-        return [each if isinstance(each, Exception) else [_answer(row) for row in each] for each in answers]
+        return [each if isinstance(each, Exception) else list(map(read_answer, each)) for each in answers]
 
     def _call(
         self, identity: Identity, now: int, partition: int, decisions: Sequence[Decision]
@@ -388,18 +353,3 @@ def _emissions(emissions: Sequence[Emission], shared: Shared) -> list[Argument]:
         else:
             arguments += (shared.outlets[each.stream, each.type, "p"], each.id, each.data, each.due)
     return arguments
-
-
-_VERDICTS = {each.value.encode(): each for each in Verdict}
-
-
-@lru_cache(maxsize=1024)
-def _short_answer(line: bytes) -> Answer:
-    word, space, rest = line.partition(b" ")
-    return Answer(_VERDICTS[word], (rest,) if space else ())
-
-
-def _answer(answer: bytes | list[bytes]) -> Answer:
-    if isinstance(answer, bytes):
-        return _short_answer(answer)
-    return Answer(_VERDICTS[answer[0]], tuple(answer[1:]))

@@ -44,7 +44,8 @@ class Wire(Protocol):
 class Lanes:
     """A :class:`Wire` to the server at ``url``. It has as many connections as there are exchanges at once.
 
-    ``timeout``: seconds that an exchange may take, connecting included, unless the url says otherwise.
+    ``timeout``: seconds until the first answer, connecting included, and until each further one, unless the
+    url says otherwise.
     ``fresh``: seconds after which an idle connection is tried before it is used, for the server may have
     closed it.
     """
@@ -67,9 +68,9 @@ class Lanes:
         """See :meth:`Wire.exchange`."""
         question = b"".join([pack(tuple(command)) for command in commands])
         try:
-            async with asyncio.timeout(self._timeout):
+            async with asyncio.timeout(self._timeout) as deadline:
                 lane = await self._take()
-                answers = await self._ask(lane, question, len(commands))
+                answers = await self._ask(lane, question, len(commands), deadline)
         except TimeoutError as error:
             raise exceptions.TimeoutError(f"no answer within {self._timeout:g} s") from error
         if lane in self._open:
@@ -98,9 +99,14 @@ class Lanes:
             return False
         return True
 
-    async def _ask(self, lane: Any, question: bytes, count: int) -> list[Any]:
+    async def _ask(
+        self, lane: Any, question: bytes, count: int, deadline: asyncio.Timeout | None = None
+    ) -> list[Any]:
         """Send a question, and read ``count`` answers. If anything comes between, the lane is closed: what
-        would still arrive on it would be taken for the answer to somebody else's question."""
+        would still arrive on it would be taken for the answer to somebody else's question.
+
+        Each answer puts off the deadline: who answers, however slowly, is not away.
+        """
         answers = []
         try:
             await self._send(lane, question)
@@ -109,6 +115,8 @@ class Lanes:
                     answers.append(await lane.read_response())
                 except exceptions.ResponseError as error:
                     answers.append(error)
+                if deadline is not None and len(answers) < count:
+                    deadline.reschedule(asyncio.get_running_loop().time() + self._timeout)
         except BaseException:
             await self._discard(lane)
             raise

@@ -11,8 +11,9 @@ from itertools import islice
 
 import anyio
 
+from choreo.broker.answers import Answer, Verdict
 from choreo.broker.clock import Clock
-from choreo.broker.gate import Answer, Decision, Gate, Identity, Verdict
+from choreo.broker.gate import Decision, Gate, Identity
 from choreo.broker.patience import Outage, Patience, pause_after
 from choreo.errors import BrokerError, BrokerUnavailable, Unsendable
 from choreo.wire.limits import MAX_BATCH, MAX_BATCH_BYTES

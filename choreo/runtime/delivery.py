@@ -13,19 +13,9 @@ from typing import Any, NamedTuple
 
 import msgspec
 
+from choreo.broker.answers import Answer, Verdict
 from choreo.broker.clock import Clock
-from choreo.broker.gate import (
-    Answer,
-    Begin,
-    BeginUndo,
-    Decision,
-    Head,
-    Look,
-    RetryUndo,
-    Stuck,
-    Undone,
-    Verdict,
-)
+from choreo.broker.gate import Begin, BeginUndo, Decision, Head, Look, RetryUndo, Stuck, Undone
 from choreo.broker.groups import Delivery
 from choreo.errors import Abort, UnroutableEvent
 from choreo.model.context import Context

@@ -23,7 +23,8 @@ from typing import Any, TypeVar
 import anyio
 from anyio.abc import TaskGroup
 
-from choreo.broker.gate import Answer, Decision
+from choreo.broker.answers import Answer
+from choreo.broker.gate import Decision
 from choreo.runtime.committer import Asking, Committer
 
 logger = logging.getLogger("choreo.runtime")

@@ -8,7 +8,8 @@ from dataclasses import dataclass
 from itertools import compress, islice
 from typing import Any
 
-from choreo.broker.gate import Decision, Verdict
+from choreo.broker.answers import Verdict
+from choreo.broker.gate import Decision
 from choreo.broker.groups import Delivery
 from choreo.errors import BrokerError
 from choreo.runtime.delivery import Handling, Opening

@@ -12,19 +12,9 @@ from typing import Any
 import anyio
 from anyio.abc import TaskStatus
 
+from choreo.broker.answers import Answer
 from choreo.broker.connection import Connection
-from choreo.broker.gate import (
-    Answer,
-    Begin,
-    BeginUndo,
-    Decision,
-    Gate,
-    Identity,
-    Look,
-    RetryUndo,
-    Stuck,
-    Undone,
-)
+from choreo.broker.gate import Begin, BeginUndo, Decision, Gate, Identity, Look, RetryUndo, Stuck, Undone
 from choreo.broker.groups import Delivery
 from choreo.errors import BrokerUnavailable
 from choreo.model.participant import Participant, Step, Undo, wrapped

@@ -208,7 +208,7 @@ async def test_groups_destroyed_and_set_back(stage: Stage) -> None:
         how = ("DESTROY", stream, group) if chance.random() < 0.5 else ("SETID", stream, group, "0")
         await stage.broker.connection.call_many([("XGROUP", *how)])
 
-    assert await disturbed(stage, harm, most=50, pause=0.05) > 10
+    assert await disturbed(stage, harm, most=50, pause=0.02) > 10
 
 
 async def test_a_server_that_is_killed(own_shop: OwnShop) -> None:

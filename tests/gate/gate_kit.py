@@ -8,10 +8,10 @@ from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from typing import Any
 
+from choreo.broker.answers import Answer, Verdict
 from choreo.broker.broker import Broker
 from choreo.broker.connection import Argument, Connection
 from choreo.broker.gate import (
-    Answer,
     Begin,
     BeginUndo,
     Decision,
@@ -23,7 +23,6 @@ from choreo.broker.gate import (
     Letter,
     Stuck,
     Undone,
-    Verdict,
 )
 from choreo.broker.groups import Delivery
 from choreo.broker.leases import Held

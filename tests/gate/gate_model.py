@@ -12,7 +12,7 @@ from enum import StrEnum
 
 from hypothesis import strategies as st
 
-from choreo.broker.gate import Verdict
+from choreo.broker.answers import Verdict
 
 AT_THE_END = 98
 NEVER = 99

@@ -15,7 +15,8 @@ from gate_kit import (
     undone,
 )
 
-from choreo.broker.gate import Decision, Head, Verdict
+from choreo.broker.answers import Verdict
+from choreo.broker.gate import Decision, Head
 from choreo.broker.groups import Delivery
 from choreo.wire.limits import MAX_BATCH
 

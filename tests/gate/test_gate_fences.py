@@ -8,7 +8,8 @@ from typing import TypeAlias
 import pytest
 from gate_kit import Desk, Worker, aborted, begin, begin_undo, dead, done, doubtful, stuck, undone
 
-from choreo.broker.gate import Decision, Head, Verdict
+from choreo.broker.answers import Verdict
+from choreo.broker.gate import Decision, Head
 from choreo.broker.groups import Delivery
 
 pytestmark = pytest.mark.anyio

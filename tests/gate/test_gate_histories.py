@@ -15,6 +15,7 @@ from gate_kit import NOW, SAGA_TYPE, Desk, Worker
 from hypothesis import HealthCheck, event, given, settings
 from hypothesis import strategies as st
 
+from choreo.broker.answers import Verdict
 from choreo.broker.connection import Connection
 from choreo.broker.expiry import Overdue
 from choreo.broker.gate import (
@@ -33,7 +34,6 @@ from choreo.broker.gate import (
     RetryUndo,
     Stuck,
     Undone,
-    Verdict,
 )  # fmt: skip
 from choreo.broker.groups import Delivery
 from choreo.broker.letters import Filed, OrderSlip

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 from gate_kit import Desk, Worker, aborted, begin, begin_undo, dead, done, stuck, undone
 
-from choreo.broker.gate import Verdict
+from choreo.broker.answers import Verdict
 from choreo.broker.groups import Delivery
 
 pytestmark = pytest.mark.anyio

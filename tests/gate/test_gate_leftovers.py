@@ -5,7 +5,8 @@ from __future__ import annotations
 import pytest
 from gate_kit import Desk, Worker, aborted, begin, begin_undo, done, undone
 
-from choreo.broker.gate import Failed, Head, Letter, Parking, RetryStep, Verdict
+from choreo.broker.answers import Verdict
+from choreo.broker.gate import Failed, Head, Letter, Parking, RetryStep
 from choreo.broker.groups import Delivery
 from choreo.broker.letters import OrderSlip
 from choreo.wire.envelope import Reason

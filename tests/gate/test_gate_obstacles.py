@@ -20,7 +20,8 @@ from gate_kit import (
     undone,
 )
 
-from choreo.broker.gate import Decision, Head, Verdict
+from choreo.broker.answers import Verdict
+from choreo.broker.gate import Decision, Head
 from choreo.broker.groups import Delivery
 from choreo.errors import BrokerRefused
 from choreo.wire.envelope import Envelope

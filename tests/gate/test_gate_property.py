@@ -15,8 +15,9 @@ from gate_model import AT_THE_END, Choreography, Model, Outcome, Plan, Published
 from hypothesis import HealthCheck, Phase, event, given, settings
 from hypothesis import strategies as st
 
+from choreo.broker.answers import Verdict
 from choreo.broker.connection import Connection
-from choreo.broker.gate import Decision, Done, Emission, Failed, Head, Identity, Verdict
+from choreo.broker.gate import Decision, Done, Emission, Failed, Head, Identity
 from choreo.broker.groups import Delivery
 
 NEVER_LATER = (Verdict.STALE, Verdict.DUPLICATE)

@@ -7,7 +7,8 @@ from collections.abc import Awaitable, Callable
 import pytest
 from gate_kit import Desk, Worker, aborted, begin, begin_undo, dead, done, stuck, undone
 
-from choreo.broker.gate import Decision, Failed, Head, Letter, Parking, RetryStep, RetryUndo, Verdict
+from choreo.broker.answers import Verdict
+from choreo.broker.gate import Decision, Failed, Head, Letter, Parking, RetryStep, RetryUndo
 from choreo.broker.groups import Delivery
 from choreo.wire.envelope import Reason
 from choreo.wire.limits import MAX_DELIVERIES

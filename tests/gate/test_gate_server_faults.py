@@ -7,8 +7,9 @@ from collections.abc import AsyncIterator, Callable
 import pytest
 from gate_kit import Desk, Worker, aborted, begin, begin_undo, connected, dead, done, stuck, undone
 
+from choreo.broker.answers import Verdict
 from choreo.broker.engine import EngineProcess
-from choreo.broker.gate import Decision, Head, Verdict
+from choreo.broker.gate import Decision, Head
 from choreo.broker.groups import Delivery
 from choreo.errors import BrokerUnavailable
 from choreo.wire.envelope import Envelope

@@ -7,7 +7,7 @@ import pytest
 from gate_kit import Desk, aborted, begin, done
 
 from choreo import Event
-from choreo.broker.gate import Verdict
+from choreo.broker.answers import Verdict
 from choreo.choreography import Choreography
 from choreo.errors import SagaConflict, SagaNotFound
 from choreo.wire.topology import SagaType, Topology

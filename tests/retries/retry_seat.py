@@ -7,8 +7,8 @@ from dataclasses import dataclass
 
 from retry_kit import NOW, Stage
 
+from choreo.broker.answers import Answer, Verdict
 from choreo.broker.gate import (
-    Answer,
     Begin,
     BeginUndo,
     Decision,
@@ -21,7 +21,6 @@ from choreo.broker.gate import (
     Parking,
     RetryStep,
     RetryUndo,
-    Verdict,
 )
 from choreo.broker.groups import Delivery
 from choreo.runtime.parked import Work

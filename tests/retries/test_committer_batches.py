@@ -9,7 +9,8 @@ import anyio
 import pytest
 from retry_kit import NOW, HandClock, Stage
 
-from choreo.broker.gate import Answer, Decision, Done, Gate, Head, Identity, Verdict
+from choreo.broker.answers import Answer, Verdict
+from choreo.broker.gate import Decision, Done, Gate, Head, Identity
 from choreo.broker.patience import Outage
 from choreo.runtime.committer import Committer
 from choreo.runtime.lives import Lives, ask

@@ -9,7 +9,7 @@ import pytest
 from retry_kit import NOW, until
 from retry_seat import Seat
 
-from choreo.broker.gate import Verdict
+from choreo.broker.answers import Verdict
 from choreo.errors import BrokerUnavailable
 from choreo.wire.inbox import Parked
 

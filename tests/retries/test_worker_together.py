@@ -14,7 +14,8 @@ import pytest
 from retry_kit import NOW, Declined, HandClock, Paid, Placed, Refunded, Reserved, Shipped, Stage, quick, until
 
 from choreo import Abort, Context, Participant
-from choreo.broker.gate import Answer, Decision, Gate, Identity
+from choreo.broker.answers import Answer
+from choreo.broker.gate import Decision, Gate, Identity
 
 pytestmark = pytest.mark.anyio
 
