@@ -14,7 +14,7 @@ from choreo.errors import BrokerRefused
 from choreo.wire.keys import Keys
 
 
-class Delivery(msgspec.Struct, frozen=True):
+class Delivery(msgspec.Struct, frozen=True, gc=False):
     """An entry that was read, and must be decided about."""
 
     stream: str

@@ -60,9 +60,11 @@ class Handling:
     resources: Any = None
     draft: Drafts = field(init=False)
     _steps: dict[str, Bench] = field(init=False)
+    _heard: frozenset[bytes | None] = field(init=False)
 
     def __post_init__(self) -> None:
         self.draft = Drafts(self.participant, self.topology, self.clock)
+        self._heard = frozenset(name.encode() for name in self.benches)
         self._steps = {bench.step.name: bench for bench in self.benches.values()}
 
     def understand(self, delivery: Delivery, place: Place) -> Work | None:
@@ -72,7 +74,7 @@ class Handling:
         and not once per participant.
         """
         fields = delivery.fields or {}
-        if fields.get(b"type", b"").decode(errors="replace") not in self.benches:
+        if fields.get(b"type") not in self._heard:
             return None
         try:
             return Work(judge(self.topology, place, fields))

@@ -15,7 +15,7 @@ class NoWork(Exception):
     """An inbox entry makes no sense; somebody else has written into the inbox."""
 
 
-class Work(msgspec.Struct, frozen=True):
+class Work(msgspec.Struct, frozen=True, gc=False):
     """What a worker is to do: handle an event, undo the step of a ledger entry, or publish an event."""
 
     envelope: Envelope

@@ -76,20 +76,28 @@ class Together:
             for each in group:
                 self._go_alone(each, held)
             return []
-        ran = []
+        ran: list[tuple[_Member, Decision]] = []
         end = self.lives.stopwatch() + SLICE
-        for each, answer in zip(group, answers, strict=True):
+        for number, (each, answer) in enumerate(zip(group, answers, strict=True)):
             if answer.verdict not in _UNDECIDED:
                 continue  # it is settled
-            if answer.verdict is not Verdict.RUN or self.lives.stopwatch() > end:
+            if answer.verdict is not Verdict.RUN:
                 self._go_alone(each, held)
                 continue
+            if self.lives.stopwatch() > end and ran:
+                # Others have their turn, and the answers would be old by then.
+                self._go_later(group[number:], held)
+                break
             try:
                 ran.append((each, _at_once(each.opening.outcome(answer))))
             except Exception:
                 # Whatever is wrong with one delivery must not harm the others. It stays pending.
                 logger.exception("%s of %s is left pending", each.delivery.entry, each.delivery.stream)
         return ran
+
+    def _go_later(self, group: Sequence[_Member], held: set[_Member]) -> None:
+        held.difference_update(group)
+        self.lives.start(self._live(group))
 
     def _go_alone(self, member: _Member, held: set[_Member]) -> None:
         held.discard(member)
