@@ -77,6 +77,7 @@ class Proxy:
         self._path = unquote(urlsplit(server_url).path)
         self._links: set[_Link] = set()
         self._listener: asyncio.Server | None = None
+        self._served = 0
         self._port = 0
         self.losses: list[Loss] = []
         self.delay = 0.0
@@ -107,7 +108,9 @@ class Proxy:
         """Cut all connections, and refuse new ones."""
         if self._listener:
             self._listener.close()
-            self.cut()
+            while self._served:
+                self.cut()
+                await anyio.sleep(0.001)
             await self._listener.wait_closed()
             self._listener = None
 
@@ -141,6 +144,13 @@ class Proxy:
 
     async def _accept(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         self.connected += 1
+        self._served += 1
+        try:
+            await self._serve(reader, writer)
+        finally:
+            self._served -= 1
+
+    async def _serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         try:
             answers, server = await asyncio.open_unix_connection(self._path)
         except OSError:
