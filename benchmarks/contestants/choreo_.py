@@ -10,6 +10,7 @@ import anyio
 from benchmarks import chain, handlers
 from benchmarks.server import Server
 from choreo.broker.broker import Broker
+from choreo.cli.serving import sparing_the_collector
 from choreo.model.participant import Participant
 from choreo.runtime.worker import Worker, WorkerOptions
 from choreo.tracker.follower import Tracker
@@ -49,6 +50,11 @@ def journals() -> list[str]:
 
 async def serve(url: str, roles: Sequence[str]) -> None:
     """Run participants (``payments``, ``payments:unwinding``, ...), ``handlers:...`` or the ``tracker``."""
+    with sparing_the_collector():  # as `choreo run` does
+        await _serve_all(url, roles)
+
+
+async def _serve_all(url: str, roles: Sequence[str]) -> None:
     async with anyio.create_task_group() as tasks:
         for role in roles:
             tasks.start_soon(_serve, url, role)

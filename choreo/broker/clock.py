@@ -51,19 +51,16 @@ class ServerClock:
 
     def __call__(self) -> int:
         """Milliseconds since the epoch."""
-        return int(self._read() * 1000)
+        at = self._monotonic()
+        shown_at, shown = self._shown
+        now = max(at + self._ahead, shown + (at - shown_at) * _SLOW)
+        self._shown = (at, now)
+        return int(now * 1000)
 
     @property
     def known(self) -> bool:
         """Whether it shows the server's time, rather than this machine's because it has not seen that yet."""
         return self._asked is not None
-
-    def _read(self) -> float:
-        at = self._monotonic()
-        shown_at, shown = self._shown
-        now = max(at + self._ahead, shown + (at - shown_at) * _SLOW)
-        self._shown = (at, now)
-        return now
 
     async def follow(self) -> None:
         """Keep up with the server's clock, until cancelled."""

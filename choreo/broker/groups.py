@@ -101,8 +101,9 @@ class Groups:
 
 def _deliveries(answer: Any) -> list[Delivery]:
     return [
-        Delivery(stream.decode(), entry.decode(), 1, fields or None)
+        Delivery(key, entry.decode(), 1, fields or None)
         for stream, entries in pairs(answer)
+        for key in (stream.decode(),)
         for entry, fields in entries
     ]
 
