@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+from collections.abc import Collection
 from types import TracebackType
 from typing import Self
 
@@ -63,15 +64,15 @@ class Broker:
         await self.meta.join()
         await self.clock.refresh()
 
-    async def join_to_commit(self) -> None:
-        """As :meth:`join`, for a process that will change sagas.
+    async def join_to_commit(self, also: Collection[str] = ()) -> None:
+        """As :meth:`join`, for a process that will change sagas, and needs commands beside what commits do.
 
         Raises:
             NotPermitted: if it lacks a right that a commit needs.
             LayoutMismatch, UnsupportedServer, BrokerUnavailable: as :meth:`join` does.
         """
         await self.join()
-        await rights.require(self.connection, self.keys)
+        await rights.require(self.connection, self.keys, also)
 
     async def __aenter__(self) -> Self:
         return self

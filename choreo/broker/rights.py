@@ -6,7 +6,7 @@ commands within it. So each command is asked for by itself.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 
 from choreo.broker.connection import Argument, Connection, NotPermitted
@@ -74,6 +74,8 @@ INDIVISIBLE = frozenset({
     "HDEL", "HEXISTS", "HGET", "HKEYS", "HLEN", "HMGET", "HSET", "HSETNX", "TYPE", "XACK", "XADD", "XCLAIM",
     "XDEL", "XPENDING", "XRANGE", "ZADD", "ZRANGE", "ZRANGEBYSCORE", "ZREM",
 })  # fmt: skip
+#: What the script uses, beside these, by which the tracker writes.
+PROJECTING = frozenset({"EXISTS", "HINCRBY", "MSET", "RPUSH", "XGROUP SETID"})
 #: Commands whose form writes: they are tried only when the key can be deleted again.
 WRITING = ("HSETNX", "RPUSH")
 _CLEANER = "UNLINK"
@@ -109,17 +111,17 @@ async def examine(connection: Connection, keys: Keys) -> Rights:
     return Rights(user, missing, (*keys_refused, *await _out_of_reach(connection, keys)))
 
 
-async def require(connection: Connection, keys: Keys) -> None:
+async def require(connection: Connection, keys: Keys, also: Collection[str] = ()) -> None:
     """Make sure that no commit of this process is broken off half-way for want of a right.
 
     Raises:
-        NotPermitted: if a command of :data:`INDIVISIBLE` is forbidden, or keys are out of reach.
+        NotPermitted: if a command of :data:`INDIVISIBLE` or ``also`` is forbidden, or keys are out of reach.
         BrokerUnavailable: if the server cannot be reached or cannot serve now.
     """
     if not connection.blocking:
         return  # the fake server knows no rights
     found = await examine(connection, keys)
-    missing = [name for name in found.missing if name in INDIVISIBLE]
+    missing = [name for name in found.missing if name in INDIVISIBLE or name in also]
     if missing or found.keys:
         what = f"send {', '.join(missing)}" if missing else f"touch {', '.join(found.keys)}"
         who = f"user {found.user}" if found.user else "this user"

@@ -21,6 +21,9 @@ from choreo.wire.limits import MAX_BATCH, MAX_BATCH_BYTES
 logger = logging.getLogger("choreo.runtime")
 
 
+_REFUSED = Answer(Verdict.BLOCKED, (b"",))
+
+
 class Asking(ABC):
     """Whoever waits for the gate's answers to decisions, all of one partition and one direction."""
 
@@ -34,7 +37,8 @@ class Asking(ABC):
 
     @abstractmethod
     def settle(self, answers: Sequence[Answer]) -> None:
-        """Take the answers, in the order of the decisions. ``BLOCKED`` is one only if there are several."""
+        """Take the answers, in the order of the decisions. Of several, those that are ``BLOCKED`` were not
+        decided, and must be asked for again one by one."""
 
     @abstractmethod
     def fail(self, error: Exception) -> None:
@@ -173,7 +177,12 @@ class Committer:
         """Give everyone an answer; set aside what the server has refused."""
         if isinstance(result, Exception):
             for asking in batch:
-                self._set_aside(asking, result)
+                if len(asking.decisions) > 1 and not isinstance(result, BrokerUnavailable):
+                    # One of them may be what the server refuses: each shall try for itself.
+                    self._obstacles.failed(result)
+                    asking.settle([_REFUSED] * len(asking.decisions))
+                else:
+                    self._set_aside(asking, result)
             return
         answers = iter(result)
         for asking in batch:

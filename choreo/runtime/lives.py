@@ -16,6 +16,7 @@ import math
 import time
 from collections import deque
 from collections.abc import Awaitable, Callable, Coroutine, Generator, Sequence
+from contextlib import suppress
 from functools import cache
 from types import CodeType
 from typing import Any, TypeVar
@@ -106,7 +107,7 @@ def _sends(code: CodeType) -> bool:
 class _Life(Asking):
     """A coroutine that is driven by hand, and what it is to be sent next."""
 
-    __slots__ = ("coroutine", "error", "news", "resume")
+    __slots__ = ("apart", "coroutine", "error", "news", "resume")
 
     def __init__(self, coroutine: Coroutine[Any, Any, None], resume: Callable[[_Life], None]) -> None:
         self.coroutine = coroutine
@@ -114,6 +115,8 @@ class _Life(Asking):
         self.news: Any = None
         self.error: Exception | None = None
         self.gone = False
+        #: Whether it waits for a call in a task of its own.
+        self.apart = False
 
     def settle(self, answers: Any) -> None:
         """Go on with what was waited for, soon."""
@@ -167,7 +170,7 @@ class Lives:
         self._ready.append(life)
 
     async def run(self) -> None:
-        """Drive lives until cancelled; then those that are left end where they stand."""
+        """Drive lives until cancelled; those that are left then end where they stand, or with their call."""
         try:
             while True:
                 try:
@@ -186,7 +189,8 @@ class Lives:
             self._ended = True
             for life in self._driven:
                 life.gone = True
-                life.coroutine.close()
+                if not life.apart:
+                    life.coroutine.close()
 
     def _uncancel(self) -> None:
         self._woken.set()
@@ -212,17 +216,31 @@ class Lives:
             logger.exception("the life of a delivery has ended early")
         else:
             if type(wanted) is _Apart:
-                self._tasks.start_soon(_call_for, life, wanted.call)
+                life.apart = True
+                self._tasks.start_soon(self._call_for, life, wanted.call)
             else:
                 life.decisions = wanted.decisions
                 self._committer.line_up(life)
 
+    async def _call_for(self, life: _Life, call: Callable[[], Awaitable[Any]]) -> None:
+        """Have a life go on with what a call comes to; or end, if the others have."""
+        try:
+            result = await call()
+        except Exception as error:
+            life.fail(error)
+        else:
+            life.settle(result)
+        finally:
+            life.apart = False
+            if self._ended:
+                life.coroutine.close()
+        await _absorb_cancellation()
 
-async def _call_for(life: _Life, call: Callable[[], Awaitable[Any]]) -> None:
-    """Have a life go on with what a call comes to."""
-    try:
-        result = await call()
-    except Exception as error:
-        life.fail(error)
-    else:
-        life.settle(result)
+
+async def _absorb_cancellation() -> None:
+    """Should a handler have cancelled its own task, that comes only now, and is for nobody else."""
+    task = asyncio.current_task()
+    if task is not None and task.cancelling() and anyio.current_effective_deadline() != -math.inf:
+        with suppress(asyncio.CancelledError):
+            await asyncio.sleep(0)
+        task.uncancel()

@@ -61,7 +61,8 @@ class Reader:
             NoGroup: if a group is gone.
             BrokerError: if the server cannot serve now, or refuses.
         """
-        free = await self._slots.wait_for_free(_GATHER, back=self._back)
+        # Without a backlog there is nothing to gather for.
+        free = await self._slots.wait_for_free(_GATHER if self._more else 0.0, back=self._back)
         if self._slots.closed:
             return
         done = False

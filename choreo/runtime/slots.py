@@ -136,7 +136,7 @@ class Slots:
         """
         while not self.free(back=back) and not self._closed:
             await self._wait_for_release()
-        if self._are_few(back):
+        if gather and self._are_few(back):
             with anyio.move_on_after(gather):
                 while self._are_few(back):
                     await self._wait_for_release()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+from collections import deque
 from collections.abc import Callable, Coroutine, Sequence
 from dataclasses import dataclass
 from itertools import compress, islice
@@ -15,7 +16,7 @@ from choreo.errors import BrokerError
 from choreo.runtime.delivery import Handling, Opening
 from choreo.runtime.lives import SLICE, Lives, ask, ask_all
 from choreo.runtime.parked import Work
-from choreo.wire.limits import MAX_BATCH
+from choreo.wire.limits import MAX_BATCH, MAX_BATCH_BYTES
 
 logger = logging.getLogger("choreo.runtime")
 
@@ -47,16 +48,24 @@ class Together:
         """Begin the lives of deliveries that are in hand."""
         groups: dict[tuple[int, bool], list[_Member]] = {}
         for delivery, work in found:
-            opening = self.handling.open(delivery, work) if self.handling.is_quick(delivery, work) else None
-            if isinstance(opening, Opening):
+            opening = self._open(delivery, work) if self.handling.is_quick(delivery, work) else None
+            if opening is None:
+                self.lives.start(self.alone(delivery, work))
+            elif isinstance(opening, Decision):
+                self.lives.start(self._commit_alone(delivery, opening))
+            else:
                 head = opening.question.head
                 groups.setdefault((head.partition, head.back), []).append(_Member(delivery, work, opening))
-            else:
-                self.lives.start(self.alone(delivery, work))
         for group in groups.values():
             members = iter(group)
             while part := list(islice(members, MAX_BATCH)):
                 self.lives.start(self._live(part))
+
+    def _open(self, delivery: Delivery, work: Work) -> Opening | Decision | None:
+        try:
+            return self.handling.open(delivery, work)
+        except Exception:
+            return None  # whatever it is, it will be told when it is met again
 
     async def _live(self, group: Sequence[_Member]) -> None:
         held = set(group)
@@ -77,27 +86,40 @@ class Together:
                 self._go_alone(each, held)
             return []
         ran: list[tuple[_Member, Decision]] = []
-        end = self.lives.stopwatch() + SLICE
+        end, room = self.lives.stopwatch() + SLICE, MAX_BATCH_BYTES
         for number, (each, answer) in enumerate(zip(group, answers, strict=True)):
             if answer.verdict not in _UNDECIDED:
                 continue  # it is settled
             if answer.verdict is not Verdict.RUN:
                 self._go_alone(each, held)
                 continue
-            if self.lives.stopwatch() > end and ran:
+            if ran and (room < 0 or self.lives.stopwatch() > end):
                 # Others have their turn, and the answers would be old by then.
-                self._go_later(group[number:], held)
+                self._go_later(group[number:], held, 2 * len(ran))
                 break
             try:
-                ran.append((each, _at_once(each.opening.outcome(answer))))
+                decision = _at_once(each.opening.outcome(answer))
+                room -= decision.weight
+                ran.append((each, decision))
             except Exception:
                 # Whatever is wrong with one delivery must not harm the others. It stays pending.
                 logger.exception("%s of %s is left pending", each.delivery.entry, each.delivery.stream)
         return ran
 
-    def _go_later(self, group: Sequence[_Member], held: set[_Member]) -> None:
+    def _go_later(self, group: Sequence[_Member], held: set[_Member], size: int) -> None:
         held.difference_update(group)
-        self.lives.start(self._live(group))
+        parts = deque(group[first : first + size] for first in range(0, len(group), size))
+        self.lives.start(self._live_by_parts(parts))
+
+    async def _live_by_parts(self, parts: deque[Sequence[_Member]]) -> None:
+        """So many at a time as have enough time: what is asked too early is asked again."""
+        try:
+            while parts:
+                await self._live(parts.popleft())
+        finally:
+            for part in parts:
+                for each in part:
+                    self.let_go(each.delivery)
 
     def _go_alone(self, member: _Member, held: set[_Member]) -> None:
         held.discard(member)

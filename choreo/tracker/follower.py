@@ -15,6 +15,7 @@ from choreo.broker.connection import BLOCK
 from choreo.broker.patience import Patience
 from choreo.broker.projections import Entry, Progress
 from choreo.broker.retention import order_of
+from choreo.broker.rights import PROJECTING
 from choreo.errors import BrokerError, BrokerRefused, BrokerUnavailable
 from choreo.tracker.appetite import Appetite
 from choreo.tracker.deadlines import Watch
@@ -107,7 +108,7 @@ class Tracker:
         """Join the namespace, as soon as the server is there or :meth:`stop` is called."""
         while not self._stopping.is_set():
             try:
-                await self._broker.join_to_commit()
+                await self._broker.join_to_commit(PROJECTING)
             except BrokerUnavailable as error:
                 await self._patience.pause(error, self._stopping)
             else:

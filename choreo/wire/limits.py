@@ -18,7 +18,7 @@ MAX_JOURNAL_BYTES = 1024 * 1024
 MAX_EMITTED = 100
 #: Decisions in one call of the gate; it bounds how long the server is busy with one script.
 MAX_BATCH = 100
-#: Bytes in one call of the gate, unless a single decision has more.
+#: Bytes in one call of the gate, and one decision more.
 MAX_BATCH_BYTES = 1024 * 1024
 #: Characters that are kept of an error's message, and of its traceback (the end, where the cause stands).
 MAX_ERROR_CHARACTERS = 1_000

@@ -9,6 +9,7 @@ import socket
 import struct
 from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import asynccontextmanager, suppress
+from importlib.util import find_spec
 
 import anyio
 import pytest
@@ -19,6 +20,8 @@ from choreo.broker.engine import EngineProcess
 from choreo.broker.lanes import Lanes
 from choreo.errors import BrokerUnavailable, Unsendable
 
+#: The event loops that are there.
+LOOPS = [("asyncio", {"use_uvloop": choice}) for choice in (False, True) if not choice or find_spec("uvloop")]
 pytestmark = pytest.mark.anyio
 
 #: Seconds: what takes longer is a hang.
@@ -205,11 +208,10 @@ async def test_an_idle_connection_that_the_server_has_closed(
         assert len([each for each in await real_client.client_list() if each["name"] == namespace]) == 2
 
 
-@pytest.mark.parametrize("anyio_backend", [("asyncio", {"use_uvloop": False}), ("asyncio", {"use_uvloop": True})])
+@pytest.mark.parametrize("anyio_backend", LOOPS)
 @pytest.mark.parametrize("fresh", [0.0, LONG])
 async def test_an_idle_connection_that_was_reset(anyio_backend: object, fresh: float) -> None:
     """With either event loop it is replaced, or if it was used just now, the server counts as away."""
-    pytest.importorskip("uvloop")
     server = EchoServer()
     async with server.listening() as url, connected(url, fresh=fresh) as connection:
         await connection.call("ECHO", "before")

@@ -15,7 +15,7 @@ from doctor_kit import payments, verdict
 
 from choreo.broker import broker as broker_module
 from choreo.broker.broker import Broker
-from choreo.broker.rights import FORMS, INDIVISIBLE, examine
+from choreo.broker.rights import FORMS, INDIVISIBLE, PROJECTING, examine
 from choreo.doctor.verdict import Verdict
 from choreo.errors import BrokerRefused
 from choreo.runtime.worker import Worker
@@ -138,6 +138,7 @@ def test_every_command_of_a_commit_is_needed_to_start() -> None:
     """What the scripts use by which workers commit, take over and move timers stands in their list."""
     scripts = ("gate", "saga", "delivery", "events", "joins", "due", "claim", "renew")
     assert {command for script in scripts for command in of_scripts(script)} == set(INDIVISIBLE)
+    assert set(of_scripts("project")) - INDIVISIBLE == PROJECTING
 
 
 @pytest.mark.anyio

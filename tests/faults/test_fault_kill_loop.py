@@ -90,9 +90,10 @@ class Battle:
                 if (state := states[order_id(number)]) is None or not state.ended
             }  # fmt: skip
             while len(under_way) < IN_FLIGHT:
-                await self.stage.place_orders([self.placed])
-                under_way.add(self.placed)
-                self.placed += 1
+                with anyio.CancelScope(shield=True):  # what is placed is counted
+                    await self.stage.place_orders([self.placed])
+                    under_way.add(self.placed)
+                    self.placed += 1
             await anyio.sleep(0.02)
 
     @property

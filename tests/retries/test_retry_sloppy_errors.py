@@ -196,17 +196,33 @@ async def test_an_abort_whose_reason_cannot_be_read(fake_stage: Stage) -> None:
     assert reasons["stubborn"]
 
 
-async def test_a_handler_that_cancels_its_own_task(fake_stage: Stage) -> None:
-    """Careless use of `asyncio.current_task()`: the cancellation arrives when the handler is through."""
-    payments = Participant("payments")
+def cancel_me(placed: Placed, ctx: Context) -> None:
+    """Careless use of `asyncio.current_task()`."""
+    if placed.amount and ctx.attempt == 1:
+        task = asyncio.current_task()
+        assert task is not None
+        task.cancel()
 
-    @payments.on(Placed, retry=quick(2))
-    async def charge(placed: Placed, ctx: Context) -> Shipped:
-        if placed.amount and ctx.attempt == 1:
-            task = asyncio.current_task()
-            assert task is not None
-            task.cancel()
-        return Shipped()
+
+async def cancels_at_once(placed: Placed, ctx: Context) -> Shipped:
+    cancel_me(placed, ctx)
+    return Shipped()
+
+
+async def cancels_after_waiting(placed: Placed, ctx: Context) -> Shipped:
+    await asyncio.sleep(0)
+    cancel_me(placed, ctx)
+    return Shipped()
+
+
+@pytest.mark.parametrize("timeout", [None, 5.0])
+@pytest.mark.parametrize("handler", [cancels_at_once, cancels_after_waiting])
+async def test_a_handler_that_cancels_its_own_task(
+    fake_stage: Stage, handler: Callable[..., object], timeout: float | None
+) -> None:
+    """The cancellation arrives when the handler is through, and ends neither the worker nor other handlers."""
+    payments = Participant("payments")
+    payments.on(Placed, retry=quick(2), timeout=timeout)(handler)
 
     async with fake_stage.playing(payments, lease=0.2) as choreo:
         await choreo.start(Placed(1), saga_id="bad")

@@ -215,3 +215,43 @@ async def test_retries_do_not_hold_up_the_end(fake_stage: Stage) -> None:
     async with fake_stage.running(fake_stage.worker(payments, clock, lease=LONG)):
         await until(lambda: all_done(fake_stage, sagas), "the saga to end")
     assert runs == [1, 2]
+
+
+async def test_a_handler_that_cleans_up_keeps_its_delivery_until_it_has(real_stage: Stage) -> None:
+    """A handler is cancelled at the end of the grace period, and takes longer than a lease to put things in
+    order: nobody else begins before it has ended."""
+    told: list[str] = []
+    tidy = anyio.Event()
+
+    def service(name: str) -> Participant:
+        payments = Participant("payments")
+
+        @payments.on(Placed)
+        async def charge(placed: Placed) -> None:
+            told.append(f"{name} begins")
+            if name == "old":
+                try:
+                    await anyio.sleep_forever()
+                finally:
+                    with anyio.CancelScope(shield=True):
+                        told.append("old tidies up")
+                        await tidy.wait()
+                    told.append("old has ended")
+
+        return payments
+
+    old = real_stage.worker(service("old"), lease=0.3, grace=0.1)
+    key = real_stage.topology.keys.stream(0, "orders")
+    async with anyio.create_task_group() as tasks:
+        await tasks.start(old.run)
+        await real_stage.call("XADD", key, "*", "id", "e1", "type", "Placed", "subject", "s1", "data", "{}")
+        await until(lambda: told, "the handler to begin")
+        async with real_stage.running(real_stage.worker(service("new"), lease=0.3)):
+            old.stop()
+            await until(lambda: "old tidies up" in told, "the grace period to end")
+            # The heir looks for what is left two times a lease.
+            with anyio.move_on_after(1.0):
+                await until(lambda: "new begins" in told, "somebody else to begin", seconds=5)
+            tidy.set()
+            await until(lambda: "new begins" in told, "the heir to begin")
+    assert told == ["old begins", "old tidies up", "old has ended", "new begins"]

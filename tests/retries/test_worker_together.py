@@ -16,6 +16,7 @@ from retry_kit import NOW, Declined, HandClock, Paid, Placed, Refunded, Reserved
 from choreo import Abort, Context, Participant
 from choreo.broker.answers import Answer
 from choreo.broker.gate import Decision, Gate, Identity
+from choreo.wire.limits import MAX_BATCH_BYTES, MAX_DATA_BYTES
 
 pytestmark = pytest.mark.anyio
 
@@ -27,17 +28,19 @@ class CountedGate(Gate):
     """A gate that notes how many decisions of each kind came in each call."""
 
     calls: list[list[str]]
+    weights: list[int]
 
     async def decide(
         self, identity: Identity, now: int, batches: Sequence[tuple[int, Sequence[Decision]]]
     ) -> list[list[Answer] | Exception]:
         self.calls += [[each.kind for each in decisions] for _, decisions in batches]
+        self.weights += [sum(each.weight for each in decisions) for _, decisions in batches]
         return await super().decide(identity, now, batches)
 
 
 def counted(stage: Stage) -> CountedGate:
     gate = CountedGate(stage.broker.connection, stage.topology.keys)
-    gate.calls = []
+    gate.calls, gate.weights = [], []
     stage.broker.gate = gate
     return gate
 
@@ -151,6 +154,73 @@ async def test_what_is_in_the_way_of_one_is_in_nobody_elses(stage: Stage) -> Non
         await stage.call("DEL", obstacle)
         await until(stage.is_settled, "all to be settled")
     assert len(await stage.emitted("Reserved")) == 3
+
+
+async def test_a_decision_that_breaks_the_script_holds_up_nobody_else(stage: Stage) -> None:
+    """Somebody has written nonsense into one saga's record: the server refuses the call for all of its group."""
+    await place(stage, *[10] * MANY)
+    broken = stage.topology.keys.record(0, "s7")
+    await stage.call("HSET", broken, "state", "running", "seq", "nonsense", "type", "order")
+    payments = Participant("payments")
+
+    @payments.on(Placed)
+    async def charge(order: Placed) -> Shipped:
+        return Shipped()
+
+    async with stage.running(stage.worker(payments)):
+        await until(lambda: in_hand(stage, 1), "the others to be settled")
+        await stage.call("HSET", broken, "seq", 0)
+        await until(stage.is_settled, "all to be settled")
+    assert len(await stage.emitted("Shipped")) == MANY
+
+
+async def in_hand(stage: Stage, count: int) -> bool:
+    return len(await stage.pending()) == count
+
+
+async def test_large_outcomes_are_committed_few_at_a_time(stage: Stage) -> None:
+    """A call has about a megabyte, however many came together."""
+    payments = Participant("payments")
+
+    @payments.on(Placed)
+    async def charge(order: Placed) -> Paid:
+        return Paid(note="x" * 200_000)
+
+    await place(stage, *[10] * MANY)
+    gate = counted(stage)
+    async with stage.running(stage.worker(payments)):
+        await until(stage.is_settled, "all to be settled")
+    assert len(await stage.emitted("Paid")) == MANY
+    assert max(gate.weights) < MAX_BATCH_BYTES + MAX_DATA_BYTES
+
+
+async def test_handlers_that_take_their_time_are_not_asked_about_again_and_again(stage: Stage) -> None:
+    """What a group has no time for is asked about when there is: twice each, or so."""
+    payments = Participant("payments")
+
+    @payments.on(Placed)
+    async def charge(order: Placed) -> None:
+        end = time.perf_counter() + 0.003
+        while time.perf_counter() < end:
+            pass
+
+    await place(stage, *[10] * 3 * MANY)
+    gate = counted(stage)
+    async with stage.running(stage.worker(payments)):
+        await until(stage.is_settled, "all to be settled")
+    assert sum(map(len, gate.calls)) <= 5 * 3 * MANY
+
+
+async def test_what_does_not_fit_is_told_once(stage: Stage, caplog: pytest.LogCaptureFixture) -> None:
+    """A payload that is not of the event: one letter, one line in the log, and its neighbours are paid."""
+    await place(stage, 10, 10)
+    key = stage.topology.keys.stream(0, "orders")
+    await stage.call("XADD", key, "*", "id", "odd", "type", "Placed", "subject", "odd", "data", '{"amount":"much"}')
+    async with stage.running(stage.worker(payer())):
+        await until(stage.is_settled, "all to be settled")
+    assert await stage.reasons() == [("odd", "data-misfit")]
+    assert sum("cannot decode Placed" in each.getMessage() for each in caplog.records) == 1
+    assert len(await stage.emitted("Paid")) == 2
 
 
 async def paid(stage: Stage, count: int) -> bool:
