@@ -178,8 +178,7 @@ class Committer:
         if isinstance(result, Exception):
             for asking in batch:
                 if len(asking.decisions) > 1 and not isinstance(result, BrokerUnavailable):
-                    # One of them may be what the server refuses: each shall try for itself.
-                    self._obstacles.failed(result)
+                    # One of them may be what the server refuses: each shall try, and fail, for itself.
                     asking.settle([_REFUSED] * len(asking.decisions))
                 else:
                     self._set_aside(asking, result)

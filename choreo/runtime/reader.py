@@ -45,7 +45,7 @@ class Reader:
         self._more = True
         #: Streams that had enough when they were read last: those to be read in this round, and in the next.
         self._full: deque[str] = deque()
-        self._fuller: deque[str] = deque()
+        self._next_round: deque[str] = deque()
         self._doubtful = False
         self._apart_until = 0.0
         self._obstacles = Patience(logger, f"{claims.identity.participant}: reading a stream")
@@ -91,14 +91,14 @@ class Reader:
             self._more = bool((await self._take(free, dispatch)).deliveries)
             return
         if not self._full:
-            self._full, self._fuller = self._fuller, self._full
+            self._full, self._next_round = self._next_round, self._full
             others = [key for key in self._next_order() if key not in self._full]
             if others:
                 self._full.extend(await self._read(count, dispatch, others, wait=False))
                 self._more = bool(self._full)
                 return
         keys = [self._full.popleft() for _ in range(min(len(self._full), max(1, free // _SHARE)))]
-        self._fuller.extend(await self._read(free // len(keys), dispatch, keys, wait=False))
+        self._next_round.extend(await self._read(free // len(keys), dispatch, keys, wait=False))
 
     async def _wait(self, free: int, dispatch: Dispatch) -> None:
         """Wait for something to come. That books but few slots: the other reader may need them."""
