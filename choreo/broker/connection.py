@@ -6,9 +6,7 @@ twice. What may be repeated is repeated by the caller, who knows that it is idem
 
 from __future__ import annotations
 
-import asyncio
 import hashlib
-import math
 import re
 import socket
 from collections.abc import Sequence
@@ -149,13 +147,6 @@ def translate(error: BaseException) -> Exception:
     return BrokerRefused(f"the server refused: {text}")
 
 
-def _raise_if_cancelled(task: asyncio.Task[Any] | None, before: int) -> None:
-    # asyncio.wait_for of Python 3.11, which a client library may use, swallows a cancellation that comes
-    # when it has just got what it waited for. Cancel scopes deliver theirs again by themselves.
-    if task and task.cancelling() > before and anyio.current_effective_deadline() != -math.inf:
-        raise asyncio.CancelledError
-
-
 class Connection:
     """Commands and scripts on one server. Made by :meth:`open`, or around a client (fakeredis) in tests.
 
@@ -235,7 +226,7 @@ class Connection:
         # In one turn: if loading it waited in line, all in front would find that it is missing, too.
         async with self._turns:
             answers = await self._ask(self._commands, commands)
-            missing = [number for number, each in enumerate(answers) if _no_script(each)]
+            missing = [number for number, each in enumerate(answers) if _says(each, "NOSCRIPT")]
             if missing:
                 await self._ask_one(self._commands, ("SCRIPT", "LOAD", script.text))
                 again = await self._ask(self._commands, [commands[number] for number in missing])
@@ -254,22 +245,18 @@ class Connection:
     async def _ask(self, wire: Wire, commands: Sequence[Command]) -> list[Any]:
         """The answers as the client library gives them, errors included.
 
-        Raises choreo's errors instead of the client library's, and no cancellation less.
+        Raises choreo's errors instead of the client library's.
         """
-        task = asyncio.current_task()
-        before = task.cancelling() if task else 0
         try:
             answers = await wire.exchange(commands)
         except _CLIENTS_CLASSES as error:
-            _raise_if_cancelled(task, before)
             if isinstance(error, _BROKEN_CLASSES):
                 await self._drop_idle()
             else:
                 self._turns.note_answer()
             raise translate(error) from error
-        _raise_if_cancelled(task, before)
         self._turns.note_answer()
-        if any(isinstance(each, exceptions.ReadOnlyError) for each in answers):
+        if any(_says(each, "READONLY") for each in answers):
             await self._drop_idle()
         return answers
 
@@ -293,5 +280,6 @@ class Connection:
             await changed.wait()
 
 
-def _no_script(answer: Any) -> bool:
-    return isinstance(answer, exceptions.NoScriptError) or str(answer).startswith("NOSCRIPT")
+def _says(answer: Any, word: str) -> bool:
+    """Whether an answer is an error of this kind."""
+    return isinstance(answer, Exception) and _text_of(answer).startswith(word)

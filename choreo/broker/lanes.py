@@ -1,23 +1,26 @@
 """Lanes: connections to a server, each of which carries one round trip at a time.
 
-The client library connects, authenticates and parses. Who has which connection, for how long, and when
-one is not fit for use any more is decided here: the library's own pools, pipelines and timeouts take
-more time than the round trip itself.
+The client library connects and authenticates. Then the lane takes over the transport: questions and
+answers pass between it and the event loop without a task, a stream or a buffer between. The library's
+own pools, pipelines, streams and timeouts take more time than the round trip itself.
 """
 
 from __future__ import annotations
 
 import asyncio
+import math
 import time
 from collections.abc import Sequence
-from typing import Any, Protocol
+from typing import Any, Protocol, cast
 
+import anyio
 from redis import exceptions
 from redis.asyncio import ConnectionPool, Redis
 from redis.asyncio.retry import Retry
 from redis.backoff import NoBackoff
 
 from choreo.broker.packing import Command, pack
+from choreo.broker.unpacking import MISSING, make_unpacker
 
 #: Any answer shows that a connection is good; this is a command that choreo needs to be allowed anyway.
 _TRIAL = pack(("TIME",))
@@ -41,13 +44,105 @@ class Wire(Protocol):
         """Close every connection."""
 
 
+class _Lane(asyncio.Protocol):
+    """One connection: what the client library has connected and authenticated is taken from it."""
+
+    def __init__(self, connection: Any, timeout: float) -> None:
+        #: The client library's. When nobody holds it any more, it closes the transport.
+        self._writer: asyncio.StreamWriter = connection._writer
+        self._transport = cast("asyncio.Transport", self._writer.transport)
+        connection._reader = connection._writer = None
+        self._timeout = timeout
+        self._loop = asyncio.get_running_loop()
+        self._unpacker = make_unpacker()
+        self._answers: list[Any] = []
+        self._count = 0
+        self._asked: asyncio.Future[list[Any]] | None = None
+        self._deadline = math.inf
+        self._watch: asyncio.TimerHandle | None = None
+        self.ended: asyncio.Future[None] = self._loop.create_future()
+        self._transport.set_protocol(self)
+
+    @property
+    def closed(self) -> bool:
+        """Whether it is of no use any more."""
+        return self._transport.is_closing()
+
+    def ask(self, question: bytes, count: int) -> asyncio.Future[list[Any]]:
+        """Send a question, to which there will be ``count`` answers. What arrives of them puts off the
+        deadline: who answers, however slowly, is not away.
+
+        If the answers do not come, or nobody waits for them any more, the lane must be closed: what would
+        still arrive on it would be taken for the answer to somebody else's question.
+        """
+        self._answers, self._count = [], count
+        self._asked = asked = self._loop.create_future()
+        if self.closed:
+            self.fail(exceptions.ConnectionError("the server has closed the connection"))
+            return asked
+        self._deadline = self._loop.time() + self._timeout
+        if self._watch is None:
+            self._watch = self._loop.call_later(self._timeout, self._look)
+        self._transport.write(question)
+        return asked
+
+    def data_received(self, data: bytes) -> None:
+        """The event loop has read something."""
+        asked = self._asked
+        if asked is None or asked.done():
+            self._transport.abort()  # nobody has asked for this, and the next one must not get it
+            return
+        try:
+            self._unpacker.feed(data)
+            while len(self._answers) < self._count and (answer := self._unpacker.gets()) is not MISSING:
+                self._answers.append(answer)
+        except exceptions.RedisError as error:
+            self.fail(error)
+            return
+        self._deadline = self._loop.time() + self._timeout
+        if len(self._answers) == self._count:
+            asked.set_result(self._answers)
+            if self._unpacker.gets() is not MISSING:
+                self._transport.abort()
+
+    def connection_lost(self, error: Exception | None) -> None:
+        """The connection has ended."""
+        why = error or "the server has closed it"
+        self.fail(exceptions.ConnectionError(f"the connection has ended: {why}"))
+        if not self.ended.done():
+            self.ended.set_result(None)
+
+    def fail(self, error: Exception) -> None:
+        """There will be no answers."""
+        if self._asked and not self._asked.done():
+            self._asked.set_exception(error)
+
+    def _look(self) -> None:
+        """Is an answer overdue? One timer does for many questions."""
+        left = self._deadline - self._loop.time()
+        self._watch = None
+        if self._asked is None or self._asked.done():
+            return
+        if left > 0:
+            self._watch = self._loop.call_later(left, self._look)
+        else:
+            self.fail(exceptions.TimeoutError(f"no answer within {self._timeout:g} s"))
+
+    def close(self) -> None:
+        """Close the connection. If somebody still waits for answers, there will be none."""
+        if self._watch:
+            self._watch.cancel()
+        self.fail(exceptions.ConnectionError("the connection was closed"))
+        self._transport.abort()
+
+
 class Lanes:
     """A :class:`Wire` to the server at ``url``. It has as many connections as there are exchanges at once.
 
-    ``timeout``: seconds until the first answer, connecting included, and until each further one, unless the
+    ``timeout``: seconds until a connection is made, and until something of the answers arrives, unless the
     url says otherwise.
-    ``fresh``: seconds after which an idle connection is tried before it is used, for the server may have
-    closed it.
+    ``fresh``: seconds after which an idle connection is tried before it is used: it may lead nowhere, and
+    nobody have said so.
     """
 
     def __init__(self, url: str, timeout: float, *, fresh: float = 1.0) -> None:
@@ -56,92 +151,83 @@ class Lanes:
             retry=Retry(NoBackoff(), 0), retry_on_timeout=False,
         )  # fmt: skip
         options = self._pool.connection_kwargs
-        #: One deadline for all of an exchange; the library would make one for each thing that it waits for.
+        #: One deadline for all of connecting; the library would make one for each thing that it waits for.
         self._timeout: float = options["socket_timeout"]
         options["socket_timeout"] = None
         self._fresh = fresh
-        self._open: set[Any] = set()
+        self._open: set[_Lane] = set()
         #: The one that was used last comes last, and is used next; with the moment when it was.
-        self._idle: list[tuple[Any, float]] = []
+        self._idle: list[tuple[_Lane, float]] = []
+
+    def _is_at_hand(self) -> bool:
+        """Whether there is an idle lane that can be used as it is."""
+        while self._idle and self._idle[-1][0].closed:
+            self._discard(self._idle.pop()[0])
+        return bool(self._idle) and time.monotonic() - self._idle[-1][1] < self._fresh
 
     async def exchange(self, commands: Sequence[Command]) -> list[Any]:
         """See :meth:`Wire.exchange`."""
         question = b"".join([pack(tuple(command)) for command in commands])
-        try:
-            async with asyncio.timeout(self._timeout) as deadline:
-                lane = await self._take()
-                answers = await self._ask(lane, question, len(commands), deadline)
-        except TimeoutError as error:
-            raise exceptions.TimeoutError(f"no answer within {self._timeout:g} s") from error
+        lane = self._idle.pop()[0] if self._is_at_hand() else await self._find()
+        answers = await self._ask(lane, question, len(commands))
         if lane in self._open:
             self._idle.append((lane, time.monotonic()))
         return answers
 
-    async def _take(self) -> Any:
+    async def _find(self) -> _Lane:
+        """An idle lane that leads somewhere, or a new one."""
         if self._idle:
-            lane, used = self._idle.pop()
-            if time.monotonic() - used < self._fresh or await self._is_alive(lane):
+            lane, _ = self._idle.pop()
+            try:
+                await self._ask(lane, _TRIAL, 1)
+            except (exceptions.ConnectionError, exceptions.TimeoutError, OSError):
+                await self.drop_idle()
+            else:
                 return lane
-            await self.drop_idle()
-        lane = self._pool.make_connection()
-        self._open.add(lane)
+        return await self._connect()
+
+    async def _ask(self, lane: _Lane, question: bytes, count: int) -> list[Any]:
         try:
-            await lane.connect()
+            return await lane.ask(question, count)
         except BaseException:
-            await self._discard(lane)
+            self._discard(lane)
             raise
+
+    async def _connect(self) -> _Lane:
+        connection = self._pool.make_connection()
+        task = asyncio.current_task()
+        before = task.cancelling() if task else 0
+        try:
+            async with asyncio.timeout(self._timeout):
+                await connection.connect()
+            _raise_if_cancelled(task, before)
+        except TimeoutError as error:
+            await connection.disconnect(nowait=True)
+            raise exceptions.TimeoutError(f"no answer within {self._timeout:g} s") from error
+        except BaseException:
+            await connection.disconnect(nowait=True)
+            _raise_if_cancelled(task, before)
+            raise
+        lane = _Lane(connection, self._timeout)
+        self._open.add(lane)
         return lane
 
-    async def _is_alive(self, lane: Any) -> bool:
-        try:
-            await self._ask(lane, _TRIAL, 1)
-        except (exceptions.ConnectionError, OSError):
-            return False
-        return True
-
-    async def _ask(
-        self, lane: Any, question: bytes, count: int, deadline: asyncio.Timeout | None = None
-    ) -> list[Any]:
-        """Send a question, and read ``count`` answers. If anything comes between, the lane is closed: what
-        would still arrive on it would be taken for the answer to somebody else's question.
-
-        Each answer puts off the deadline: who answers, however slowly, is not away.
-        """
-        answers = []
-        try:
-            await self._send(lane, question)
-            for _ in range(count):
-                try:
-                    answers.append(await lane.read_response())
-                except exceptions.ResponseError as error:
-                    answers.append(error)
-                if deadline is not None and len(answers) < count:
-                    deadline.reschedule(asyncio.get_running_loop().time() + self._timeout)
-        except BaseException:
-            await self._discard(lane)
-            raise
-        return answers
-
-    async def _send(self, lane: Any, question: bytes) -> None:
-        try:
-            await lane.send_packed_command(question, check_health=False)
-        except RuntimeError as error:  # so says uvloop of a connection that was reset while idle
-            raise exceptions.ConnectionError(str(error)) from error
-
-    async def _discard(self, lane: Any) -> None:
+    def _discard(self, lane: _Lane) -> None:
         self._open.discard(lane)
-        await lane.disconnect(nowait=True)
+        lane.close()
 
     async def drop_idle(self) -> None:
         """See :meth:`Wire.drop_idle`."""
         idle, self._idle = self._idle, []
         for lane, _ in idle:
-            await self._discard(lane)
+            self._discard(lane)
 
     async def close(self) -> None:
         """Close every connection. Exchanges that are under way fail."""
         lanes, self._open, self._idle = self._open, set(), []
-        await asyncio.gather(*[lane.disconnect() for lane in lanes])
+        for lane in lanes:
+            lane.close()
+        await asyncio.gather(*[lane.ended for lane in lanes])
 
 
 class Guest:
@@ -166,3 +252,10 @@ class Guest:
     async def close(self) -> None:
         """See :meth:`Wire.close`."""
         await self._client.aclose(close_connection_pool=True)
+
+
+def _raise_if_cancelled(task: asyncio.Task[Any] | None, before: int) -> None:
+    # asyncio.wait_for of Python 3.11, which the client library may use, swallows a cancellation that comes
+    # when it has just got what it waited for. Cancel scopes deliver theirs again by themselves.
+    if task and task.cancelling() > before and anyio.current_effective_deadline() != -math.inf:
+        raise asyncio.CancelledError
