@@ -184,6 +184,11 @@ class Connection:
     def _wires(self) -> set[Wire]:
         return {self._commands, self._reader}
 
+    @property
+    def at_hand(self) -> bool:
+        """Whether the next request leaves at once, and waits for nothing but its answers."""
+        return self._turns.free and self._commands.at_hand
+
     async def call(self, *command: Argument) -> Any:
         """One command.
 

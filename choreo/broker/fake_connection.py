@@ -33,6 +33,8 @@ class _Wire:
         self._link = link
         self._watch = watch
 
+    at_hand = False
+
     async def exchange(self, commands: Sequence[Sequence[Argument]]) -> list[Any]:
         """Every command's answer, or its error."""
         await self._link.request(commands)

@@ -29,6 +29,10 @@ _TRIAL = pack(("TIME",))
 class Wire(Protocol):
     """What carries commands to a server, and its answers back."""
 
+    @property
+    def at_hand(self) -> bool:
+        """Whether the next exchange sends its commands at once, and waits for nothing but the answers."""
+
     async def exchange(self, commands: Sequence[Command]) -> list[Any]:
         """Each command's answer; an error that the server answers with stands in its place.
 
@@ -159,8 +163,9 @@ class Lanes:
         #: The one that was used last comes last, and is used next; with the moment when it was.
         self._idle: list[tuple[_Lane, float]] = []
 
-    def _is_at_hand(self) -> bool:
-        """Whether there is an idle lane that can be used as it is."""
+    @property
+    def at_hand(self) -> bool:
+        """See :meth:`Wire.at_hand`."""
         while self._idle and self._idle[-1][0].closed:
             self._discard(self._idle.pop()[0])
         return bool(self._idle) and time.monotonic() - self._idle[-1][1] < self._fresh
@@ -168,7 +173,7 @@ class Lanes:
     async def exchange(self, commands: Sequence[Command]) -> list[Any]:
         """See :meth:`Wire.exchange`."""
         question = b"".join([pack(tuple(command)) for command in commands])
-        lane = self._idle.pop()[0] if self._is_at_hand() else await self._find()
+        lane = self._idle.pop()[0] if self.at_hand else await self._find()
         answers = await self._ask(lane, question, len(commands))
         if lane in self._open:
             self._idle.append((lane, time.monotonic()))
@@ -232,6 +237,8 @@ class Lanes:
 
 class Guest:
     """A :class:`Wire` around a client that somebody else has made, such as fakeredis."""
+
+    at_hand = False
 
     def __init__(self, client: Redis) -> None:
         # The library parses the answers to many commands into shapes that differ between its versions.

@@ -26,6 +26,11 @@ class Turns:
         self._answered = 0.0
         self._watch: asyncio.TimerHandle | None = None
 
+    @property
+    def free(self) -> bool:
+        """Whether nobody has to wait."""
+        return self._free > 0
+
     def note_answer(self) -> None:
         """The server has answered, whatever it said."""
         self._answered = time.monotonic()

@@ -6,8 +6,9 @@ import asyncio
 import logging
 from abc import ABC, abstractmethod
 from collections import deque
-from collections.abc import Sequence
+from collections.abc import Callable, Coroutine, Generator, Sequence
 from itertools import islice
+from typing import Any
 
 import anyio
 
@@ -45,6 +46,33 @@ class Asking(ABC):
         """There are no answers, and nothing was written."""
 
 
+class _Begun:
+    """A coroutine that begins at once, in whatever task it is made. Awaited by the one that goes on with it.
+
+    Until it first waits, it must not look at the task that it is in.
+    """
+
+    def __init__(self, coroutine: Coroutine[Any, Any, None]) -> None:
+        self._coroutine = coroutine
+        try:
+            self._wanted = coroutine.send(None)
+            self._ended = False
+        except StopIteration:
+            self._ended = True
+
+    def __await__(self) -> Generator[Any, Any, None]:
+        step: Callable[[Any], Any]
+        while not self._ended:
+            try:
+                news, step = (yield self._wanted), self._coroutine.send
+            except BaseException as error:
+                news, step = error, self._coroutine.throw
+            try:
+                self._wanted = step(news)
+            except StopIteration:
+                self._ended = True
+
+
 def _take_batch(queue: deque[Asking]) -> list[Asking]:
     """What goes into one call: it bounds for how long the server is busy, and what it has to buffer."""
     batch: list[Asking] = []
@@ -74,6 +102,8 @@ class Committer:
         self._queues: dict[int, deque[Asking]] = {}
         self._aside: list[tuple[float, Asking]] = []
         self._arrived = asyncio.Event()
+        self._begun: _Begun | None = None
+        self._busy = False
         self._patience = Patience(logger, "committing", outage)
         self._obstacles = Patience(logger, f"{identity.participant}: committing")
 
@@ -86,19 +116,37 @@ class Committer:
         asking.tries = 0
         self._queue(asking)
 
+    def hurry(self) -> None:
+        """Send what has lined up, unless a batch is under way or there is something to wait for: a task that
+        would have to wake for it costs an unloaded worker more time than all else that it does about it."""
+        idle = not (self._busy or self._begun or self._aside)
+        if idle and self._queues and self._gate.connection.at_hand:
+            self._begun = _Begun(self._flush(self._take()))
+
     async def run(self) -> None:
         """Send batches until cancelled; a batch that is under way then is still finished."""
-        while True:
-            if self._aside:
-                due = min(due for due, _ in self._aside)
-                with anyio.move_on_after(max(0.0, due - anyio.current_time())):
+        try:
+            while True:
+                if self._aside:
+                    due = min(due for due, _ in self._aside)
+                    with anyio.move_on_after(max(0.0, due - anyio.current_time())):
+                        await self._arrived.wait()
+                    self._take_up()
+                else:
                     await self._arrived.wait()
-                self._take_up()
-            else:
-                await self._arrived.wait()
-            self._arrived.clear()
-            with anyio.CancelScope(shield=True):
-                await self._flush(self._take())
+                self._arrived.clear()
+                await self._send()
+        finally:
+            if self._begun:
+                await self._send()
+
+    async def _send(self) -> None:
+        begun, self._begun, self._busy = self._begun, None, True
+        with anyio.CancelScope(shield=True):
+            await (begun or self._flush(self._take()))
+        self._busy = False
+        if self._queues:
+            self._arrived.set()
 
     def _queue(self, asking: Asking, *, first: bool = False) -> None:
         """Line up decisions, unless their deliveries were given up meanwhile. Should those have been
@@ -130,9 +178,7 @@ class Committer:
         batches = {}
         for partition, queue in list(self._queues.items()):
             batches[partition] = _take_batch(queue)
-            if queue:
-                self._arrived.set()
-            else:
+            if not queue:
                 del self._queues[partition]
         return batches
 

@@ -164,6 +164,10 @@ class Lives:
             self._driven.add(life)
             self._go_on(life)
 
+    def hurry(self) -> None:
+        """Have what lives have asked for sent now, if that can be."""
+        self._committer.hurry()
+
     def _resume(self, life: _Life) -> None:
         if not self._ready:
             self._woken.set()
@@ -205,6 +209,7 @@ class Lives:
             self._go_on(self._ready.popleft())
             if self.stopwatch() > end:
                 break
+        self.hurry()
 
     def _go_on(self, life: _Life) -> None:
         try:

@@ -60,6 +60,7 @@ class Together:
             members = iter(group)
             while part := list(islice(members, MAX_BATCH)):
                 self.lives.start(self._live(part))
+        self.lives.hurry()
 
     def _open(self, delivery: Delivery, work: Work) -> Opening | Decision | None:
         try:
