@@ -26,8 +26,8 @@ class Identity(msgspec.Struct, frozen=True):
     consumer: str
 
 
-class Head(msgspec.Struct, frozen=True, gc=False):
-    """What every decision says of its delivery."""
+class Head(msgspec.Struct, gc=False):
+    """What every decision says of its delivery. It is one delivery's own, and filled in as more is known."""
 
     partition: int
     stream: str

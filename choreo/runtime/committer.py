@@ -75,6 +75,8 @@ class _Begun:
 
 def _take_batch(queue: deque[Asking]) -> list[Asking]:
     """What goes into one call: it bounds for how long the server is busy, and what it has to buffer."""
+    if len(queue) == 1:
+        return [queue.popleft()]
     batch: list[Asking] = []
     places, room = MAX_BATCH, MAX_BATCH_BYTES
     while queue:

@@ -156,7 +156,7 @@ class Handling:
     async def _step(
         self, head: Head, bench: Bench, envelope: Envelope, event: Event, answer: Answer
     ) -> Decision:
-        head = msgspec.structs.replace(head, saga_type=answer.rest[0].decode(), began=self.clock())
+        head.saga_type, head.began = answer.rest[0].decode(), self.clock()
         envelopes, events = [envelope], [event]
         if bench.joins and len(answer.rest) > 1:
             envelopes = [Envelope.unpack(packed) for packed in answer.rest[1:]]
@@ -198,7 +198,7 @@ class Handling:
     def _publish(self, delivery: Delivery, work: Work) -> Decision:
         """Publish an event that was planned."""
         head = self.draft.head(delivery, work.envelope, work.step, work.attempt)
-        head = msgspec.structs.replace(head, began=work.envelope.began)
+        head.began = work.envelope.began
         try:
             return self.draft.publish(head, work.envelope)
         except UnroutableEvent as error:
@@ -213,13 +213,13 @@ class Handling:
         undo = bench.step.compensation if bench else None
         name = undo.name if undo else "undo"
         head = self.draft.head(delivery, work.envelope, step, work.attempt)
-        head = msgspec.structs.replace(head, event=event, type="", back=True)
+        head.event, head.type, head.back = event, "", True
         return Opening(BeginUndo(head, name), partial(self._undo, head, bench, name))
 
     async def _undo(self, head: Head, bench: Bench | None, name: str, answer: Answer) -> Decision:
         envelopes = unpack(answer.rest[1])
-        saga_type, event_type = answer.rest[0].decode(), trigger_of(head, envelopes).type
-        head = msgspec.structs.replace(head, saga_type=saga_type, type=event_type, began=self.clock())
+        head.saga_type, head.type = answer.rest[0].decode(), trigger_of(head, envelopes).type
+        head.began = self.clock()
         if answer.verdict is Verdict.POISON:
             return self._stuck(head, name, envelopes, Reason.POISON, _POISONOUS)
         return await self._run_undo(head, bench, name, envelopes, answer.rest[2])
