@@ -18,7 +18,7 @@ local function end_by(saga, event, ends)
   if saga.state ~= 'running' or ends == '' then return end
   if ends == 'a' then
     unwind(saga)
-  elseif all_seen(saga, event, tonumber(string.sub(ends, 2))) then
+  elseif ends == 'c1' or all_seen(saga, event, tonumber(string.sub(ends, 2))) then
     turn(saga, 'completed')
   end
 end
