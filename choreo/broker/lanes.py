@@ -10,7 +10,8 @@ from __future__ import annotations
 import asyncio
 import math
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from typing import Any, Protocol, cast
 
 import anyio
@@ -200,18 +201,15 @@ class Lanes:
 
     async def _connect(self) -> _Lane:
         connection = self._pool.make_connection()
-        task = asyncio.current_task()
-        before = task.cancelling() if task else 0
         try:
-            async with asyncio.timeout(self._timeout):
-                await connection.connect()
-            _raise_if_cancelled(task, before)
+            with _no_cancellation_lost():
+                async with asyncio.timeout(self._timeout):
+                    await connection.connect()
         except TimeoutError as error:
             await connection.disconnect(nowait=True)
             raise exceptions.TimeoutError(f"no answer within {self._timeout:g} s") from error
         except BaseException:
             await connection.disconnect(nowait=True)
-            _raise_if_cancelled(task, before)
             raise
         lane = _Lane(connection, self._timeout)
         self._open.add(lane)
@@ -250,7 +248,8 @@ class Guest:
         pipeline = self._client.pipeline(transaction=False)
         for command in commands:
             pipeline.execute_command(*command)
-        return list(await pipeline.execute(raise_on_error=False))
+        with _no_cancellation_lost():
+            return list(await pipeline.execute(raise_on_error=False))
 
     async def drop_idle(self) -> None:
         """See :meth:`Wire.drop_idle`."""
@@ -261,8 +260,15 @@ class Guest:
         await self._client.aclose(close_connection_pool=True)
 
 
-def _raise_if_cancelled(task: asyncio.Task[Any] | None, before: int) -> None:
-    # asyncio.wait_for of Python 3.11, which the client library may use, swallows a cancellation that comes
-    # when it has just got what it waited for. Cancel scopes deliver theirs again by themselves.
-    if task and task.cancelling() > before and anyio.current_effective_deadline() != -math.inf:
-        raise asyncio.CancelledError
+@contextmanager
+def _no_cancellation_lost() -> Iterator[None]:
+    """Around calls of the client library. It may use asyncio.wait_for, which in Python 3.11 swallows a
+    cancellation that comes when it has just got what it waited for."""
+    task = asyncio.current_task()
+    before = task.cancelling() if task else 0
+    try:
+        yield
+    finally:
+        # Cancel scopes deliver theirs again by themselves.
+        if task and task.cancelling() > before and anyio.current_effective_deadline() != -math.inf:
+            raise asyncio.CancelledError

@@ -19,6 +19,8 @@ from choreo.model.saga import State
 from choreo.wire.keys import TRACKER_GROUP, Keys
 
 Entry: TypeAlias = tuple[str, dict[bytes, bytes]]
+#: Under which type and state a saga is listed, and its place there: when it began, in ms since the epoch.
+Listing: TypeAlias = tuple[str, str, int]
 
 #: Sagas whose projections one script deletes at most.
 _WIPE = 500
@@ -33,12 +35,10 @@ class Update(msgspec.Struct, frozen=True, gc=False):
     view: bytes
     facts: Sequence[bytes]
     """The facts that are new."""
-    started: int
-    """Milliseconds since the epoch; the order of listings."""
-    leave: tuple[str, str] | None
-    """The (type, state) under which it was listed before; ``None`` if nothing was projected of it."""
-    enter: tuple[str, str]
-    """The (type, state) under which it is listed from now on."""
+    leave: Listing | None
+    """How it was listed before; ``None`` if nothing was projected of it."""
+    enter: Listing
+    """How it is listed from now on."""
     due: int | None = None
     """When its next deadline passes (ms); ``None`` if none is pending."""
     was_due: bool = True
@@ -268,7 +268,10 @@ def _moves(updates: Sequence[Update]) -> dict[tuple[str, str], tuple[list[Argume
     moves: defaultdict[tuple[str, str], tuple[list[Argument], list[Argument]]]
     moves = defaultdict(lambda: ([], []))
     for update in updates:
-        moves[update.enter][0].extend((update.started, update.saga_id))
-        if update.leave is not None and update.leave != update.enter:
-            moves[update.leave][1].append(update.saga_id)
+        leave, enter = update.leave, update.enter
+        if leave == enter:
+            continue
+        moves[enter[:2]][0].extend((enter[2], update.saga_id))
+        if leave is not None and leave[:2] != enter[:2]:
+            moves[leave[:2]][1].append(update.saga_id)
     return moves

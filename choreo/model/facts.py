@@ -66,10 +66,11 @@ class Order(StrEnum):
     """Count it as put right by hand."""
 
 
-#: Looking up a member of an enumeration takes longer than one would think.
-_EVENT = Kind.EVENT
-#: Kinds that say that a step took effect.
-_DONE = frozenset({Kind.EVENT, Kind.DONE, Kind.LATE})
+#: Looking up a member of an enumeration takes longer than one would think; looking for one in a set, too.
+_EVENT, _RUNNING = Kind.EVENT, State.RUNNING
+_STATES = {each.value: each for each in State}
+#: Kinds beside events that say that a step took effect.
+_DONE = frozenset({Kind.DONE, Kind.LATE})
 #: Kinds that stand for a dead letter.
 LETTERS = frozenset({Kind.DEAD, Kind.PARKED, Kind.STUCK, Kind.REFUSED, Kind.LOST})
 
@@ -176,7 +177,6 @@ _UNWINDING = (State.COMPENSATING, State.COMPENSATED)
 _MAX_UNDOING = 20
 
 _TIME = attrgetter("time")
-_BY_TIME = attrgetter("time", "id")
 _BY_SEQ = attrgetter("seq", "time")
 
 _encode_view = msgspec.json.Encoder(order="deterministic").encode
@@ -212,8 +212,10 @@ def add(timeline: dict[str, Fact], fact: Fact) -> bool:
 
 def in_order(timeline: Mapping[str, Fact] | Iterable[Fact]) -> list[Fact]:
     """The facts of a timeline in their canonical order: by time, causes before effects at the same time."""
-    facts = timeline.values() if isinstance(timeline, Mapping) else timeline
-    ordered = sorted(facts, key=_BY_TIME)
+    ordered = list(timeline.values() if isinstance(timeline, Mapping) else timeline)
+    if len(ordered) < 2:
+        return ordered
+    ordered.sort(key=_TIME)
     if len({fact.time for fact in ordered}) == len(ordered):
         return ordered
     arranged: list[Fact] = []
@@ -246,23 +248,32 @@ def project(saga_id: str, timeline: Mapping[str, Fact]) -> View:
     ``timeline`` maps fact ids to facts and must not be empty.
     """
     facts = in_order(timeline)
-    turns = [fact for fact in facts if fact.state]
-    last = max(turns, key=_BY_SEQ) if turns else None
-    status = State(last.state) if last else State.RUNNING
-    others = [fact for fact in facts if fact.kind is not _EVENT or fact.settles]
-    asked = [fact for fact in facts if fact.asks] if status is not State.RESOLVED else []
+    turns, asking, others, ran, events = [], [], [], set(), 0
+    for fact in facts:
+        is_event = fact.kind is _EVENT
+        events += is_event
+        if not is_event or fact.settles:
+            others.append(fact)
+        if fact.state:
+            turns.append(fact)
+        if fact.asks:
+            asking.append(fact)
+        if fact.step and not fact.undo and (is_event or fact.kind in _DONE):
+            ran.add((f"{fact.participant}/{fact.step}", fact.cause))
+    first, last, turn = facts[0], facts[-1], max(turns, key=_BY_SEQ) if turns else None
+    status = _STATES[turn.state] if turn else _RUNNING
     view = View(
         id=saga_id,
-        type=facts[0].saga_type or next((fact.saga_type for fact in facts if fact.saga_type), ""),
+        type=first.saga_type or next((fact.saga_type for fact in facts if fact.saga_type), ""),
         status=status,
-        current=_place(facts[-1]) or next(filter(None, map(_place, reversed(facts))), ""),
-        started=facts[0].began or facts[0].time,
-        updated=facts[-1].time,
-        completed=last.time if last and status.ended else None,
-        events=sum([fact.kind is _EVENT for fact in facts]),
-        done=_done(facts),
-        undoing=_undoing(asked, others) if asked else [],
-        reason=next((_reason(fact) for fact in turns if fact.state in _UNWINDING), ""),
+        current=_place(last) or next(filter(None, map(_place, reversed(facts))), ""),
+        started=first.began or first.time,
+        updated=last.time,
+        completed=turn.time if turn and status.ended else None,
+        events=events,
+        done=_tally(ran),
+        undoing=_undoing(asking, others) if asking and status is not State.RESOLVED else [],
+        reason=next((_reason(fact) for fact in turns if fact.state in _UNWINDING), "") if turns else "",
     )
     # Most sagas are nothing but events, of which all the rest tells nothing.
     return _with_troubles(view, facts, others) if others else view
@@ -286,16 +297,6 @@ def _with_troubles(view: View, facts: list[Fact], others: list[Fact]) -> View:
 def _place(fact: Fact) -> str:
     """What happened, as ``current`` names it; empty for what happened to the saga as a whole."""
     return fact.handler if fact.step else fact.type
-
-
-def _done(facts: list[Fact]) -> dict[str, int]:
-    """How often each step took effect."""
-    ran = {
-        (f"{fact.participant}/{fact.step}", fact.cause)
-        for fact in facts
-        if fact.step and not fact.undo and fact.kind in _DONE
-    }
-    return _tally(ran)
 
 
 def _undone(facts: list[Fact]) -> dict[str, int]:

@@ -22,8 +22,6 @@ logger = logging.getLogger("choreo.runtime")
 _POLL = 0.05
 #: Seconds that a reader lets slots gather before it reads for a few of them.
 _GATHER = 0.005
-#: Entries of one stream that are worth a read of its own.
-_SHARE = 100
 #: Seconds for which streams are read by the script that passes by what is no stream.
 _APART = 5.0
 
@@ -84,7 +82,8 @@ class Reader:
         """Read as much as there are free slots, and do not wait for it.
 
         What is read together is committed together, in one call per partition. So streams that had
-        enough are read few at a time, each once, before the others are looked at again.
+        enough are read few at a time, each once and not for more than a call may hold, before the others are
+        looked at again.
         """
         count = 0 if self._is_apart() else free // len(self._streams)
         if not count:
@@ -97,8 +96,9 @@ class Reader:
                 self._full.extend(await self._read(count, dispatch, others, wait=False))
                 self._more = bool(self._full)
                 return
-        keys = [self._full.popleft() for _ in range(min(len(self._full), max(1, free // _SHARE)))]
-        self._next_round.extend(await self._read(free // len(keys), dispatch, keys, wait=False))
+        keys = [self._full.popleft() for _ in range(min(len(self._full), max(1, round(free / MAX_BATCH))))]
+        count = min(MAX_BATCH, free // len(keys))
+        self._next_round.extend(await self._read(count, dispatch, keys, wait=False))
 
     async def _wait(self, free: int, dispatch: Dispatch) -> None:
         """Wait for something to come. That books but few slots: the other reader may need them."""

@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 import msgspec
 
 from choreo.broker.gate import Letter
-from choreo.broker.projections import Batch, Entry, Update
+from choreo.broker.projections import Batch, Entry, Listing, Update
 from choreo.model.deadlines import Due, next_due
 from choreo.model.facts import Fact, Kind, View, add, decode_fact, encode_fact, encode_view, project
 from choreo.wire.envelope import Malformed, refusal_id
@@ -36,7 +36,7 @@ class _Timeline:
     """A saga's facts as projected, how it is listed, and whether one of its deadlines may be."""
 
     facts: dict[str, Fact] = field(default_factory=dict)
-    listed: tuple[str, str] | None = None
+    listed: Listing | None = None
     due: bool = False
     weight: int = 0
 
@@ -149,13 +149,16 @@ class Projector:
         missing = [saga_id for saga_id in told if saga_id not in self._timelines]
         if not missing:
             return
-        begun = [saga_id for saga_id in missing if _is_beginning(told[saga_id])]
-        others = [saga_id for saga_id in missing if not _is_beginning(told[saga_id])]
+        begun: list[str] = []
+        others: list[str] = []
+        for saga_id in missing:
+            (begun if _is_beginning(told[saga_id]) else others).append(saga_id)
         for saga_id, packed in zip([*others, *begun], await load(others, begun), strict=True):
             timeline = self._timelines[saga_id] = _Timeline()
             if packed:
                 timeline.add(map(decode_fact, packed))
-                timeline.listed = _listed(project(saga_id, timeline.facts))
+                # Its place in the listing is unknown: a wipe may have taken it away.
+                timeline.listed = (*_listed(project(saga_id, timeline.facts))[:2], -1)
                 timeline.due = True
                 self._cached += timeline.weight
 
@@ -165,7 +168,7 @@ class Projector:
         leave, timeline.listed = timeline.listed, _listed(view)
         was_due, timeline.due = timeline.due, view.deadline is not None
         return Update(
-            saga_id, encode_view(view), list(map(encode_fact, new)), view.started, leave, timeline.listed,
+            saga_id, encode_view(view), list(map(encode_fact, new)), leave, timeline.listed,
             view.deadline, was_due,
         )  # fmt: skip
 
@@ -201,8 +204,8 @@ def _is_beginning(facts: Iterable[Fact]) -> bool:
     return any(not fact.cause for fact in facts)
 
 
-def _listed(view: View) -> tuple[str, str]:
-    return view.type, view.status.value
+def _listed(view: View) -> Listing:
+    return view.type, view.status.value, view.started
 
 
 def _entry_time(entry: str) -> int:

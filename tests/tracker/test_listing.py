@@ -48,8 +48,8 @@ async def write_views(broker: Broker, topology: Topology, views: Sequence[View])
             batch = Batch(partition, progress.version)
             for view in portion:
                 fact = encode_fact(Fact(f"e:{view.id}", Kind.EVENT, view.started, "Placed"))
-                listed = (view.type, view.status.value)
-                batch.updates.append(Update(view.id, encode_view(view), [fact], view.started, None, listed))
+                listed = (view.type, view.status.value, view.started)
+                batch.updates.append(Update(view.id, encode_view(view), [fact], None, listed))
             assert await broker.projections.write(batch) is not None
 
 
