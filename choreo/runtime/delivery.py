@@ -175,7 +175,7 @@ class Handling:
         self, head: Head, bench: Bench, envelopes: Sequence[Envelope], events: Sequence[Event]
     ) -> Decision:
         """Run the step, and say what came of it."""
-        context = self._context(head, key=self.draft.key(head)) if bench.step.takes_context else None
+        context = self._context(head) if bench.step.takes_context else None
         try:
             returned, emitted = await bench.run(events, context)
             return self.draft.done(head, bench, envelopes, returned, emitted)
@@ -228,13 +228,14 @@ class Handling:
         self, head: Head, bench: Bench | None, name: str, envelopes: Sequence[Envelope], result: bytes
     ) -> Decision:
         """Run the undo, and say what came of it."""
-        context = self._context(head, key=self.draft.key(head, name), undoes=self.draft.key(head))
-        if bench is None or bench.step.compensation is None:
+        undo = bench.step.compensation if bench else None
+        if bench is None or undo is None:
             note = f"participant {self.participant} has no step {head.step} with an undo any more"
             return self._stuck(head, name, envelopes, Reason.UNDO_FAILED, note)
+        context = self._context(head, name) if undo.takes_context else None
         try:
             events = [bench.decode(each) for each in envelopes]
-            emitted = await bench.run_undo(events, bench.restore(result), context)
+            emitted = await bench.run_undo(events, result, context)
             traceparent = envelopes[-1].traceparent
             emissions = self.draft.emissions(head, emitted, f"{head.step}/{name}", "", traceparent)
             return Undone(head, name, emissions, traceparent)
@@ -257,7 +258,8 @@ class Handling:
 
     # -- both --------------------------------------------------------------------------------------
 
-    def _context(self, head: Head, *, key: str, undoes: str | None = None) -> Context:
+    def _context(self, head: Head, undo: str = "") -> Context:
+        key, undoes = self.draft.key(head, undo), self.draft.key(head) if undo else None
         return Context(
             saga_id=head.saga_id, saga_type=head.saga_type, participant=self.participant, step=head.step,
             event_id=head.event, key=key, undoes=undoes, attempt=head.attempt, resources=self.resources,

@@ -33,6 +33,10 @@ class StoredResult(msgspec.Struct, frozen=True, array_like=True):
     """Type and JSON of each event."""
 
 
+_pack_result = msgspec.msgpack.Encoder().encode
+_unpack_result = msgspec.msgpack.Decoder(StoredResult).decode
+
+
 class Bench:
     """A step made ready to run: its decoders, its policies, and its handler called in the right way."""
 
@@ -81,11 +85,17 @@ class Bench:
         emitted = _emitted(self.step.function, self.step.outcome, returned, context)
         return returned, emitted
 
-    async def run_undo(self, events: Sequence[Event], result: Any, context: Context) -> list[Emitted]:
-        """Call the step's undo. Returns the compensating events."""
+    async def run_undo(
+        self, events: Sequence[Event], result: bytes, context: Context | None
+    ) -> list[Emitted]:
+        """Call the step's undo. Returns the compensating events.
+
+        ``result`` is what the step returned, as :meth:`store` packed it. ``context`` may be ``None`` if the
+        undo does not take it.
+        """
         undo = self.step.compensation
         assert undo is not None
-        arguments = [*events, result] if undo.takes_result else list(events)
+        arguments = [*events, self._restore(result)] if undo.takes_result else list(events)
         returned = await self._call(undo, self.undo_policy, arguments, context)
         return _emitted(undo.function, undo.outcome, returned, context)
 
@@ -124,13 +134,13 @@ class Bench:
         else:
             shape, events = ("tuple" if isinstance(returned, tuple) else "list"), list(returned)
         stored = StoredResult(shape, [(type_name(event), encode_data(event)) for event in events])
-        return msgspec.msgpack.encode(stored)
+        return _pack_result(stored)
 
-    def restore(self, packed: bytes) -> Any:
+    def _restore(self, packed: bytes) -> Any:
         """The reverse of :meth:`store`; ``None`` if nothing was stored."""
         if not packed:
             return None
-        stored = msgspec.msgpack.decode(packed, type=StoredResult)
+        stored = _unpack_result(packed)
         events = [self._results[name](data) for name, data in stored.events]
         if stored.shape == "none":
             return None

@@ -37,7 +37,7 @@ class Work(msgspec.Struct, frozen=True, gc=False):
             if entry.type == UNDO:
                 return cls(entry, undo=entry.data.decode())
             if entry.type == RETRY:
-                parked = msgspec.msgpack.decode(entry.data, type=Parked)
+                parked = Parked.unpack(entry.data)
                 if parked.undo:
                     return cls(entry, parked.attempt, parked.undo)
                 event = Envelope.unpack(parked.event)

@@ -120,12 +120,16 @@ class Envelope(msgspec.Struct, frozen=True, array_like=True, gc=False):
 
     def pack(self) -> bytes:
         """This envelope as msgpack: what the ledger keeps for an undo."""
-        return msgspec.msgpack.encode(self)
+        return _pack(self)
 
     @staticmethod
     def unpack(packed: bytes) -> Envelope:
         """The reverse of :meth:`pack`."""
-        return msgspec.msgpack.decode(packed, type=Envelope)
+        return _unpack(packed)
+
+
+_pack = msgspec.msgpack.Encoder().encode
+_unpack = msgspec.msgpack.Decoder(Envelope).decode
 
 
 def encode_data(event: Event) -> bytes:

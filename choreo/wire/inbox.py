@@ -28,14 +28,24 @@ class Parked(msgspec.Struct, frozen=True, array_like=True):
     """Whether ``event`` is to be published now, and not to be handled."""
 
     def pack(self) -> bytes:
-        return msgspec.msgpack.encode(self)
+        return _encode(self)
+
+    @staticmethod
+    def unpack(packed: bytes) -> Parked:
+        """The reverse of :meth:`pack`."""
+        return _decode_parked(packed)
+
+
+_encode = msgspec.msgpack.Encoder().encode
+_decode_parked = msgspec.msgpack.Decoder(Parked).decode
+_decode_list = msgspec.msgpack.Decoder(list[bytes]).decode
 
 
 def pack(envelopes: Sequence[Envelope]) -> bytes:
     """Events as the ledger keeps them."""
-    return msgspec.msgpack.encode([each.pack() for each in envelopes])
+    return _encode([each.pack() for each in envelopes])
 
 
 def unpack(packed: bytes) -> list[Envelope]:
     """The reverse of :func:`pack`."""
-    return [Envelope.unpack(each) for each in msgspec.msgpack.decode(packed, type=list[bytes])]
+    return [Envelope.unpack(each) for each in _decode_list(packed)]
