@@ -6,6 +6,7 @@ import argparse
 import signal
 import sys
 from collections.abc import Callable, Iterable
+from dataclasses import replace
 from pathlib import Path
 from typing import TypeAlias
 
@@ -17,9 +18,10 @@ from benchmarks.server import Server, running_server
 Case: TypeAlias = Callable[[Server, Scale], Iterable[Row]]
 CASES: dict[str, Case] = {
     "backlog": cases.backlogs, "latency": cases.latencies, "unwinding": cases.unwinding,
-    "tracker": cases.tracking, **special.CASES, "counts": counts.counts, "hundred": harness.hundred_tests,
+    "tracker": cases.tracking, "minute": cases.minute, **special.CASES,
+    "counts": counts.counts, "hundred": harness.hundred_tests,
 }  # fmt: skip
-QUICK = Scale(rounds=1, sagas=500, seconds=1.0, stored=10_000)
+QUICK = Scale(rounds=1, sagas=500, seconds=1.0, minute=500, stored=10_000)
 
 
 def main() -> int:
@@ -33,7 +35,7 @@ def main() -> int:
     parser.add_argument("--profile", action="store_true", help="only say where the time of a hop goes")
     options = parser.parse_args()
     scale = QUICK if options.quick else Scale()
-    scale = Scale(options.rounds or scale.rounds, options.sagas or scale.sagas, scale.seconds, scale.stored)
+    scale = replace(scale, rounds=options.rounds or scale.rounds, sagas=options.sagas or scale.sagas)
     # Whoever ends this run ends its server and its processes, too.
     signal.signal(signal.SIGTERM, lambda number, _: sys.exit(128 + number))
     with running_server() as server:

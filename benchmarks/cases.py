@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
@@ -37,6 +38,8 @@ class Scale:
     sagas: int = 50_000
     seconds: float = 10.0
     """Of a latency run."""
+    minute: int = 500_000
+    """Sagas that keep three processes and the tracker busy for about a minute."""
     stored: int = 1_000_000
     """Sagas that are there already, in the case of growth."""
 
@@ -97,36 +100,49 @@ def tracking(server: Server, scale: Scale) -> Iterable[Row]:
         done = backlog(server, "choreo_", APART, sagas)
         produced.append(done.rate * (HOPS + 1) / HOPS)
         with crew("choreo_", [choreo_.TRACKER], server.url, go=False) as members:
-            projected.append(timed(server, members, facts, lambda: _projected(server)))
-        server.clear()
-        publish(server, choreo_, 0, sagas)
-        with crew("choreo_", [*APART, choreo_.TRACKER], server.url, go=False) as members:
-            beside.append(timed(server, members, HOPS * sagas, lambda: HOPS * length(server, ENDS)))
-            behind = facts - _projected(server)
-            wait_until(lambda: _projected(server), facts)
-            lags.append(behind / projected[-1].rate)
+            projected.append(timed(server, members, facts, lambda: _projected(server, facts)))
+        lap, lag = _all_together(server, sagas)
+        beside.append(lap)
+        lags.append(lag)
     yield _lap_row("tracker alone", "choreo", "facts/s", projected)
     yield ratio("tracker alone", "projected : produced", [lap.rate for lap in projected], produced, ">= 1")
     yield _lap_row("tracker beside", "choreo", "hops/s", beside)
     yield Row("tracker beside", "work behind at the end", "s", lags, "<= 1")
 
 
-def _projected(server: Server) -> int:
-    """How many entries the tracker has gone through."""
+def minute(server: Server, scale: Scale) -> Iterable[Row]:
+    """Participants at full load and the tracker beside them, for about a minute; once."""
+    lap, lag = _all_together(server, scale.minute)
+    seconds = HOPS * scale.minute / lap.rate
+    yield _lap_row(f"tracker beside for {seconds:.0f} s", "choreo", "hops/s", [lap])
+    yield Row(f"tracker beside for {seconds:.0f} s", "work behind at the end", "s", [lag], "<= 1")
+
+
+def _all_together(server: Server, sagas: int) -> tuple[Lap, float]:
+    """Three participants and the tracker empty a backlog. Returns how the participants did, and how many
+    seconds the tracker needed after them to catch up."""
+    server.clear()
+    publish(server, choreo_, 0, sagas)
+    with crew("choreo_", [*APART, choreo_.TRACKER], server.url, go=False) as members:
+        lap = timed(server, members, HOPS * sagas, lambda: HOPS * length(server, ENDS))
+        end = time.perf_counter()
+        wait_until(lambda: _projected(server, 1), 1)
+        return lap, time.perf_counter() - end
+
+
+def _projected(server: Server, facts: int) -> int:
+    """All ``facts`` if the tracker is at the end of every stream, else none. To count them on the way would
+    keep the server busier than the tracker does."""
     keys = chain.TOPOLOGY.keys
-    total = 0
+    pipeline = server.client.pipeline(transaction=False)
     for partition in range(chain.PARTITIONS):
-        for field, position in server.client.hgetall(keys.tracker(partition)).items():
-            if field.startswith(b"at:") and b":journal" not in field:
-                total += _entries_until(server, field.removeprefix(b"at:"), position)
-    return total
-
-
-def _entries_until(server: Server, stream: bytes, position: bytes) -> int:
-    newest = server.client.xrevrange(stream, count=1)
-    if newest and newest[0][0] == position:
-        return int(server.client.xlen(stream))
-    return len(server.client.xrange(stream, "-", position))
+        for name in chain.TOPOLOGY.streams:
+            stream = keys.stream(partition, name)
+            pipeline.xrevrange(stream, count=1)
+            pipeline.hget(keys.tracker(partition), f"at:{stream}")
+    answers = iter(pipeline.execute())
+    ends = zip(answers, answers, strict=True)
+    return facts if all(not newest or newest[0][0] == position for newest, position in ends) else 0
 
 
 def latencies(server: Server, scale: Scale) -> Iterable[Row]:
