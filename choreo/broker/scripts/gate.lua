@@ -272,10 +272,9 @@ local function failed(d, saga)
 end
 
 -- An attempt failed: park the next one.
-local function park(d, saga, about)
+local function park(d, saga)
   add(saga, 'timers', { id = timer_id(saga, turn_of(d)), due = d.timer.due, payload = d.timer.payload })
-  about.due = d.timer.due
-  return hold(d, saga, 'retrying', about)
+  return hold(d, saga, 'retrying', { due = d.timer.due })
 end
 
 local function retry(d, saga)
@@ -286,7 +285,7 @@ local function retry(d, saga)
     fact(d, saga, 'late', { detail = d.note, attempt = d.attempt })
     return finish(d, saga, 'l')
   end
-  return park(d, saga, {})
+  return park(d, saga)
 end
 
 -- A planned event is due. If its saga has ended or unwinds, it is void.
@@ -302,10 +301,6 @@ end
 local function begin_undo(d, saga)
   local packed = redis.call('HMGET', saga.work, 'i:' .. d.line, 'r:' .. d.line)
   return let_begin(d, saga, { packed[1] or '', packed[2] or '' })
-end
-
-local function retry_undo(d, saga)
-  return park(d, saga, {})
 end
 
 local function undone(d, saga)
@@ -338,7 +333,7 @@ local decisions = {
   begin_undo = { read = read_begin_undo, decide = begin_undo, again = true, undo = true },
   undone = { read = read_undone, decide = undone, fenced = true, undo = true },
   stuck = { read = read_stuck, decide = stuck, fenced = true, undo = true },
-  retry_undo = { read = read_retry_undo, decide = retry_undo, again = true, fenced = true, undo = true },
+  retry_undo = { read = read_retry_undo, decide = park, again = true, fenced = true, undo = true },
 }
 
 -- What to answer when a hash could not be read; if that is not for its type, the caller learns whatever it is.
