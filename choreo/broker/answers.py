@@ -19,6 +19,8 @@ class Verdict(StrEnum):
     """Begin: the saga unwinds; do not run the step, but it may have run before."""
     POISON = "poison"
     """Begin: it has begun as often as it may, and nothing ever came of it. Do not run it."""
+    BUSY = "busy"
+    """Begin: another delivery of the same event has begun. It is left pending, and comes again later."""
     WAITING = "waiting"
     """Begin: a join keeps the event until the others are there. Settled."""
     COMMITTED = "committed"

@@ -121,7 +121,7 @@ class Look(Decision, frozen=True, gc=False):
 
 
 class Begin(Decision, frozen=True, gc=False):
-    """May this step run? Answers run, doubt, poison, waiting, duplicate, late, stale or blocked."""
+    """May this step run? Answers run, doubt, poison, busy, waiting, duplicate, late, stale or blocked."""
 
     kind: ClassVar[str] = "begin"
     ledger: str = ""
@@ -193,7 +193,7 @@ class Failed(Decision, frozen=True):
     detail: str = ""
     ledger: str = ""
     keep: bool = False
-    """Whether it may have taken effect, and so must be undone."""
+    """Whether it may have taken effect, and so must be undone. Of others that have begun the gate knows."""
     input: bytes = b""
     joins: tuple[str, ...] = ()
 

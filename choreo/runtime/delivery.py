@@ -44,7 +44,7 @@ class Opening(NamedTuple):
     """Given an answer that lets the life go on: runs the handler, and returns what came of it."""
 
 
-#: Answers with which a life goes on. With all others the delivery is settled.
+#: Answers with which a life goes on. With all others the delivery is settled, or not this worker's now.
 _GOES_ON = frozenset({Verdict.RUN, Verdict.DOUBT, Verdict.POISON})
 
 

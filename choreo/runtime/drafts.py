@@ -148,12 +148,13 @@ class Drafts:
         """The business said no. There is a letter only if the saga cannot unwind any more.
 
         What this attempt did is nothing; but an earlier one, which failed or died, may have done something.
+        Should another delivery of the event have begun beside this one, the gate knows.
         """
         letter = self.letter(head, Reason.ABORT_TOO_LATE, note, "", envelopes)
         keep = bench.step.compensation is not None and (head.attempt > 1 or head.deliveries > 1)
         return Failed(
             head, "aborted", note, letter, ledger=ledger_of(envelopes), keep=keep,
-            input=pack(envelopes) if keep else b"", joins=bench.joins,
+            input=pack(envelopes), joins=bench.joins,
         )  # fmt: skip
 
     def dead(

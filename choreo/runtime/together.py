@@ -22,6 +22,9 @@ logger = logging.getLogger("choreo.runtime")
 
 #: Answers after which something is still to be done.
 _UNDECIDED = frozenset({Verdict.RUN, Verdict.ASK, Verdict.DOUBT, Verdict.POISON, Verdict.BLOCKED})
+#: Those of them with which a member goes on in its group. One that has begun and is in doubt must not ask
+#: anew: to the gate that would be another delivery, and busy.
+_GOES_ON = frozenset({Verdict.RUN, Verdict.DOUBT})
 
 
 @dataclass(eq=False, slots=True)
@@ -90,8 +93,8 @@ class Together:
         end, room = self.lives.stopwatch() + SLICE, MAX_BATCH_BYTES
         for number, (each, answer) in enumerate(zip(group, answers, strict=True)):
             if answer.verdict not in _UNDECIDED:
-                continue  # it is settled
-            if answer.verdict is not Verdict.RUN:
+                continue  # it is settled, or left pending
+            if answer.verdict not in _GOES_ON:
                 self._go_alone(each, held)
                 continue
             if ran and (room < 0 or self.lives.stopwatch() > end):

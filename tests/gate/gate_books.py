@@ -69,7 +69,7 @@ class Books:
         for name, text in self.work.items():
             if name.startswith("e:"):
                 status, children, *parents = text.split()
-                found[name[2:]] = (status, int(children), parents)
+                found[name[2:]] = (status[0], int(children), parents)  # S is followed by a token
         return found
 
     def fields(self, prefix: str) -> set[str]:
@@ -110,10 +110,14 @@ class Books:
             case "failed":
                 assert len(rows) > len(left), "nothing has failed"
 
-    def check_end(self) -> None:
-        """What must be true when nothing is left to happen."""
+    def check_end(self, effects: set[str]) -> None:
+        """What must be true when nothing is left to happen. ``effects``: lines that may have taken effect."""
         assert not self.coming and not self.timers
         assert self.state != "compensating"
+        if self.state in ("compensated", "failed"):
+            stuck = {entry for entry, (status, _, _) in self.rows.items() if status == "F"}
+            undone = {name[2:] for name in self.record if name.startswith("u:")}
+            assert effects <= undone | stuck, "an effect was not undone"
         if self.state == "running":
             assert {status for status, _, _ in self.rows.values()} <= {"D"}
         elif self.state != "failed" and "open" not in self.letters.values():

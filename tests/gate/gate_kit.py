@@ -227,6 +227,15 @@ class Worker:
             event, "", token or f"t{next(_tokens)}", True, NOW,
         )  # fmt: skip
 
+    async def begin_beside(self, delivery: Delivery) -> tuple[Delivery, Head]:
+        """Begin a step that another delivery has begun: it is busy at first, and begins after a lease."""
+        if delivery.deliveries == 1:
+            assert await self.verdict(begin(self.head(delivery), delivery)) is Verdict.BUSY
+            delivery = await self.claim(delivery)
+        head = self.head(delivery)
+        assert await self.verdict(begin(head, delivery)) is Verdict.RUN
+        return delivery, head
+
     async def run(
         self, delivery: Delivery, *emissions: Emission, step: str = "charge", keep: bool = True
     ) -> Answer:
@@ -262,7 +271,9 @@ def doubtful(head: Head, delivery: Delivery) -> Done:
 def aborted(head: Head, delivery: Delivery) -> Failed:
     """A step raised Abort."""
     letter = _letter(head, Reason.ABORT_TOO_LATE)
-    return Failed(head, "aborted", "declined", letter, ledger=parse(delivery.fields or {}).ledger)
+    return Failed(
+        head, "aborted", "declined", letter, ledger=parse(delivery.fields or {}).ledger, input=b"input"
+    )
 
 
 def dead(head: Head, delivery: Delivery, *, keep: bool = True) -> Failed:

@@ -13,6 +13,7 @@ from enum import StrEnum
 from hypothesis import strategies as st
 
 from choreo.broker.answers import Verdict
+from choreo.broker.gate import Head
 
 AT_THE_END = 98
 NEVER = 99
@@ -139,6 +140,10 @@ class Row:
 
     plan: Plan
     parents: frozenset[str]
+    by: str
+    """The token of who began it."""
+    again: bool = False
+    """Whether a later delivery has begun it, too."""
     done: bool = False
 
 
@@ -168,11 +173,14 @@ class Model:
 
     # -- steps -------------------------------------------------------------------------------------
 
-    def begin(self, plan: Plan, event: Published) -> Verdict:
+    def begin(self, plan: Plan, event: Published, head: Head) -> Verdict:
         """What the gate must answer to a step that asks to begin."""
         line = plan.line(event.id)
         if line in self.decided:
             return Verdict.DUPLICATE
+        row = self.ledger.get(line)
+        if row and row.by != head.token and head.deliveries == 1:
+            return Verdict.BUSY
         if self.state == "unwinding" and not event.back:
             if line in self.ledger:
                 return Verdict.DOUBT
@@ -181,8 +189,11 @@ class Model:
         if plan.is_join and line not in self.fired and not self._gather(plan, event):
             self.decided.add(line)
             return Verdict.WAITING
-        if plan.undoable and self.state == "running" and line not in self.ledger:
-            self.ledger[line] = Row(plan, self._parents(plan, event) & self.ledger.keys())
+        if row:
+            row.again = row.again or head.deliveries > 1
+        elif plan.undoable and self.state == "running":
+            parents = self._parents(plan, event) & self.ledger.keys()
+            self.ledger[line] = Row(plan, parents, head.token, head.deliveries > 1)
         return Verdict.RUN
 
     def _gather(self, plan: Plan, event: Published) -> bool:
@@ -200,7 +211,7 @@ class Model:
     def _parents(self, plan: Plan, event: Published) -> frozenset[str]:
         return frozenset().union(*[each.ledger for each in self.inputs(plan, event)])
 
-    def commit(self, plan: Plan, event: Published, *, doubtful: bool) -> Verdict:
+    def commit(self, plan: Plan, event: Published, outcome: Outcome, *, doubtful: bool) -> Verdict:
         """What the gate must answer when the step's outcome (or that it is not known) is committed."""
         line = plan.line(event.id)
         if line in self.decided:
@@ -208,8 +219,8 @@ class Model:
         self.decided.add(line)
         if doubtful:
             return self._succeed(plan, event, keeps=True)
-        if plan.outcome in (Outcome.ABORTS, Outcome.FAILS):
-            return self._fail(plan, event)
+        if outcome in (Outcome.ABORTS, Outcome.FAILS):
+            return self._fail(plan, event, dead=outcome is Outcome.FAILS)
         return self._succeed(plan, event, keeps=plan.keeps)
 
     def _succeed(self, plan: Plan, event: Published, *, keeps: bool) -> Verdict:
@@ -237,14 +248,13 @@ class Model:
                 self.ledger.clear()
         return Verdict.COMMITTED
 
-    def _fail(self, plan: Plan, event: Published) -> Verdict:
+    def _fail(self, plan: Plan, event: Published, *, dead: bool) -> Verdict:
         line, before = plan.line(event.id), self.state
-        dead = plan.outcome is Outcome.FAILS
         spoils = before == "unwinding" and event.back
         self.letters += dead or before == "completed" or spoils
         self.spoiled += [line] * spoils
         if before != "completed" and not event.back:
-            if dead and plan.undoable:
+            if line in self.ledger and (dead or self.ledger[line].again):
                 self._took_effect(line)
             else:
                 self._drop(line)

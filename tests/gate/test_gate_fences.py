@@ -95,8 +95,8 @@ async def test_heir_commits(desk: Desk, lose: Callable[..., Awaitable[Delivery]]
     heir = worker if lose is claimed_again else await worker.peer("two")
     commit = done(head, delivery, desk.emit("out"))
     await is_stale(worker, commit)
-    assert await heir.verdict(begin(heir.head(taken), taken)) is Verdict.RUN
-    assert await heir.verdict(done(heir.head(taken), taken, desk.emit("out"))) is Verdict.COMMITTED
+    taken, again = await heir.begin_beside(taken)
+    assert await heir.verdict(done(again, taken, desk.emit("out"))) is Verdict.COMMITTED
     assert await desk.emitted() == ["out"]
     before = await desk.dump()
     assert await worker.verdict(commit) is Verdict.DUPLICATE

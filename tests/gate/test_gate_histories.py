@@ -74,6 +74,10 @@ class History:
     draw: Callable[[int], int]
     held: list[Held] = field(default_factory=list)
     zombies: list[Held] = field(default_factory=list)
+    left: list[Held] = field(default_factory=list)
+    """Deliveries that are pending because their event is in other hands."""
+    effects: set[str] = field(default_factory=set)
+    """Lines of which a run may have taken effect, and has an undo."""
     idle: set[int] = field(default_factory=set)
     failures: int = 4
     crashes: int = 4
@@ -92,12 +96,13 @@ class History:
             books = await self.books()
             books.check()
         event(books.state)
-        books.check_end()
+        books.check_end(self.effects)
 
     async def _actions(self, books: Books) -> list[Callable[[], Awaitable[None]]]:
         actions: list[Callable[[], Awaitable[None]]] = []
         actions += [lambda step=step: self._read(step) for step in STEPS if step.number not in self.idle]
         actions += [lambda held=held: self._move(held) for held in self.held]
+        actions += [lambda held=held: self._take_up(held) for held in self.left]
         actions *= 8  # most of what happens is work, or little of it would be done
         if books.timers:
             actions.append(self._ring)
@@ -116,7 +121,9 @@ class History:
         actions += [lambda zombie=zombie: self._wake(zombie) for zombie in self.zombies]
         if self.repeats and actions:
             actions += [lambda step=step: self._set_back(step) for step in STEPS]
-            actions.append(self._publish_again)
+            first = [each.work.envelope for each in self.held if each.delivery.stream == self.desk.stream()]
+            events = [("E0", "E0", ""), *[(each.id, each.type, each.ledger) for each in first if each.phase != BACK]]
+            actions += [lambda each=each: self._publish_again(*each) for each in events]
         return actions
 
     # -- workers -----------------------------------------------------------------------------------
@@ -152,6 +159,7 @@ class History:
             self.held.remove(each)
             if each.begun is not None:
                 self.zombies.append(each)
+                self._take_effect(each)
         event_id = work.undo.partition(":")[2] or work.envelope.id
         head = Head(
             0, delivery.stream, delivery.entry, delivery.deliveries, "s1", SAGA_TYPE, step.name, event_id,
@@ -170,10 +178,20 @@ class History:
             held.begun = await self._decide(held, begin)
             if held.begun not in TO_BE_DECIDED:
                 self.held.remove(held)
+            if held.begun is Verdict.BUSY:
+                self.left.append(held)
             return
         self.held.remove(held)
-        await self._decide(held, self._decision(held))
+        decision = self._decision(held)
+        if not (isinstance(decision, Failed) and decision.reason == "aborted"):
+            self._take_effect(held)
+        await self._decide(held, decision)
         self.idle.clear()
+
+    def _take_effect(self, held: Held) -> None:
+        """Unless it aborts, a run that has begun may have its effect, whatever the gate says of it then."""
+        if held.begun is Verdict.RUN and held.step.undoable and not held.head.back:
+            self.effects.add(held.step.line(held.head.event))
 
     async def _decide(self, held: Held, decision: Decision) -> Verdict:
         """Send a decision; now and then twice, for the reply was lost."""
@@ -181,19 +199,28 @@ class History:
         assert verdict is not Verdict.BLOCKED
         if not self.draw(8):
             before = await self.books()
-            await held.worker.verdict(decision)
+            again = await held.worker.verdict(decision)
             assert await self.books() == before
+            assert again is verdict or verdict not in TO_BE_DECIDED
         return verdict
 
     async def _crash(self, held: Held) -> None:
         """Another worker takes over a delivery; whoever had it may wake up yet."""
         self.crashes -= 1
+        if not await self._claim(held):
+            self.held.remove(held)
+
+    async def _take_up(self, held: Held) -> None:
+        """The lease of a delivery that was left pending has run out."""
+        self.left.remove(held)
+        await self._claim(held)
+
+    async def _claim(self, held: Held) -> bool:
         heir = self._new_worker(held.step)
         taken = await heir.claim_if_pending(held.delivery)
-        if taken is None:
-            self.held.remove(held)
-        else:
+        if taken is not None:
             self._hold(held.step, heir, taken)
+        return taken is not None
 
     async def _wake(self, zombie: Held) -> None:
         self.zombies.remove(zombie)
@@ -341,10 +368,10 @@ class History:
             await self.desk.call("XGROUP", "SETID", stream, step.participant, "0")
         self.idle.clear()
 
-    async def _publish_again(self) -> None:
-        """The first event is published twice."""
+    async def _publish_again(self, event_id: str, type: str, ledger: str) -> None:
+        """An event is published twice."""
         self.repeats -= 1
-        await self.desk.publish("E0", "E0", source="again")
+        await self.desk.publish(event_id, type, source="again", **({"ledger": ledger} if ledger else {}))
         self.idle.clear()
 
     # -- looks -------------------------------------------------------------------------------------

@@ -72,9 +72,7 @@ async def test_an_attempt_that_failed_beside_one_that_succeeded(desk: Desk) -> N
     """
     worker, _, head = await begun(desk)
     await desk.publish("e1")
-    again = await worker.read_one()
-    second = worker.head(again)
-    assert await worker.verdict(begin(second, again)) is Verdict.RUN
+    again, second = await worker.begin_beside(await worker.read_one())
     assert await worker.verdict(retry(head)) is Verdict.COMMITTED
     assert "a:payments/charge:e1" in await fields_of_work(desk)
     assert await worker.verdict(done(second, again)) is Verdict.COMMITTED
@@ -85,9 +83,7 @@ async def test_a_parked_step_whose_event_came_twice_and_succeeded(desk: Desk) ->
     """It is not replayed: it would be committed a second time."""
     worker, _, head = await begun(desk)
     await desk.publish("e1")
-    again = await worker.read_one()
-    second = worker.head(again)
-    assert await worker.verdict(begin(second, again)) is Verdict.RUN
+    again, second = await worker.begin_beside(await worker.read_one())
     assert await worker.verdict(failed(head)) is Verdict.COMMITTED
     assert await worker.verdict(done(second, again, desk.emit("out"))) is Verdict.COMMITTED
     (letter,) = await desk.broker.letters.listed(lambda each: True, limit=10)

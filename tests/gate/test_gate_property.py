@@ -46,10 +46,16 @@ class Play:
     model: Model = field(init=False)
     held: list[Held] = field(default_factory=list)
     zombies: list[Held] = field(default_factory=list)
+    left: list[Held] = field(default_factory=list)
+    """Deliveries that are pending because their event is in other hands."""
     nothing_new: set[int] = field(default_factory=set)
     crashes: dict[str, int] = field(default_factory=lambda: {"running": 2, "unwinding": 3, "completed": 1})
     """How many more workers may die, by how the saga stands."""
     repeats: int = 2
+    moods: int = 2
+    """How many more runs may abort, though their step does not."""
+    effects: set[str] = field(default_factory=set)
+    """Lines of which a run may have taken effect."""
     consumers: int = 0
 
     async def run(self) -> None:
@@ -70,6 +76,8 @@ class Play:
                 actions.append(lambda step=step: self._read(step))
         for held in self.held:
             actions.append(lambda held=held: self._move(held))
+        for held in self.left:
+            actions.append(lambda held=held: self._take_up(held))
         if not actions:
             ordered = self.plan.ordered_after == AT_THE_END and self.model.state == "running"
             return [self._order] if ordered else []
@@ -78,7 +86,9 @@ class Play:
         actions += [lambda zombie=zombie: self._wake(zombie) for zombie in self.zombies]
         if self.repeats:
             actions += [lambda step=step: self._set_back(step) for step in self.plan.steps]
-            actions.append(self._publish_again)
+            in_hand = [held.event for held in self.held if held.event is not None]
+            events = [self.model.events["E0"], *in_hand]
+            actions += [lambda each=each: self._publish_again(each) for each in events]
         if self.model.state == "running" and len(self.model.decided) >= self.plan.ordered_after:
             actions.append(self._order)
         return actions
@@ -116,6 +126,7 @@ class Play:
             self.held.remove(other)
             if other.begun is not None:
                 self.zombies.append(other)
+                self._take_effect(other, held.plan.outcome)
         self.held.append(held)
 
     async def _move(self, held: Held) -> None:
@@ -124,8 +135,10 @@ class Play:
             await self._begin(held)
         else:
             self.held.remove(held)
-            expected = self._expected_commit(held)
-            assert await held.worker.verdict(self._commit(held)) is expected
+            outcome = self._outcome(held)
+            self._take_effect(held, outcome)
+            expected = self._expected_commit(held, outcome)
+            assert await held.worker.verdict(self._commit(held, outcome)) is expected
             self.nothing_new.clear()
         await self._compare_states()
 
@@ -134,11 +147,12 @@ class Play:
             expected = self.model.begin_undo(self._line(held))
             answers = await held.worker.decide(begin_undo(held.head))
         else:
-            expected = self.model.begin(held.plan, held.event)
+            expected = self.model.begin(held.plan, held.event, held.head)
             joins = held.plan.on if held.plan.is_join else ()
-            answers = await held.worker.decide(
-                begin(held.head, held.delivery, undoable=held.plan.undoable, joins=joins)
-            )
+            question = begin(held.head, held.delivery, undoable=held.plan.undoable, joins=joins)
+            answers = await held.worker.decide(question)
+            if not self.draw(8):  # the answer was lost
+                assert await held.worker.verdict(question) is answers[0].verdict
             if expected in (Verdict.RUN, Verdict.DOUBT) and joins:
                 inputs = self.model.inputs(held.plan, held.event)
                 assert answers[0].rest[1:] == tuple(each.id.encode() for each in inputs)
@@ -146,25 +160,41 @@ class Play:
         held.begun = expected
         if expected not in (Verdict.RUN, Verdict.DOUBT):
             self.held.remove(held)
+        if expected is Verdict.BUSY:
+            self.left.append(held)
 
     def _line(self, held: Held) -> str:
         return held.plan.line(held.head.event)
 
-    def _expected_commit(self, held: Held) -> Verdict:
+    def _outcome(self, held: Held) -> Outcome:
+        """What a run comes to: mostly what its step does."""
+        keeps = held.event is not None and held.plan.outcome is Outcome.KEEPS
+        if not keeps or held.begun is not Verdict.RUN or not self.moods or self.draw(4):
+            return held.plan.outcome
+        self.moods -= 1
+        return Outcome.ABORTS
+
+    def _take_effect(self, held: Held, outcome: Outcome) -> None:
+        """Unless it aborts, a run that has begun has its effect, whatever the gate says of it then."""
+        forward = held.event is not None and not held.event.back
+        if forward and held.begun is Verdict.RUN and held.plan.keeps and outcome is not Outcome.ABORTS:
+            self.effects.add(self._line(held))
+
+    def _expected_commit(self, held: Held, outcome: Outcome) -> Verdict:
         if held.event is None:
             return self.model.commit_undo(self._line(held))
-        return self.model.commit(held.plan, held.event, doubtful=held.begun is Verdict.DOUBT)
+        return self.model.commit(held.plan, held.event, outcome, doubtful=held.begun is Verdict.DOUBT)
 
-    def _commit(self, held: Held) -> Decision:
+    def _commit(self, held: Held, outcome: Outcome) -> Decision:
         plan, head = held.plan, held.head
         if held.event is None:
             out = [self.desk.emit(f"u<{self._line(held)}", f"R{plan.number}", stream="facts")]
             return stuck(head) if plan.undo_fails else undone(head, *out[: plan.undo_emits])
         if held.begun is Verdict.DOUBT:
             return self._with_inputs(held, doubtful(head, held.delivery))
-        if plan.outcome is Outcome.ABORTS:
+        if outcome is Outcome.ABORTS:
             return self._with_inputs(held, aborted(head, held.delivery))
-        if plan.outcome is Outcome.FAILS:
+        if outcome is Outcome.FAILS:
             return self._with_inputs(held, dead(head, held.delivery, keep=plan.undoable))
         emissions = self._emissions(plan, head)
         return self._with_inputs(held, done(head, held.delivery, *emissions, keep=plan.keeps))
@@ -187,6 +217,14 @@ class Play:
     async def _crash(self, held: Held) -> None:
         """A worker dies, or seems to: another one takes its delivery over."""
         self.crashes[self.model.state] -= 1
+        await self._claim(held)
+
+    async def _take_up(self, held: Held) -> None:
+        """The lease of a delivery that was left pending has run out."""
+        self.left.remove(held)
+        await self._claim(held)
+
+    async def _claim(self, held: Held) -> None:
         heir = self._new_worker(held.plan)
         taken = await heir.claim_if_pending(held.delivery)
         if taken is None:  # a zombie of the same entry has learnt that it is a duplicate, and acknowledged it
@@ -197,7 +235,7 @@ class Play:
     async def _wake(self, zombie: Held) -> None:
         """A worker that was only paused commits after all: too late."""
         self.zombies.remove(zombie)
-        assert await zombie.worker.verdict(self._commit(zombie)) in NEVER_LATER
+        assert await zombie.worker.verdict(self._commit(zombie, zombie.plan.outcome)) in NEVER_LATER
         await self._compare_states()
 
     async def _set_back(self, step: Plan) -> None:
@@ -207,10 +245,12 @@ class Play:
             await self.desk.call("XGROUP", "SETID", stream, step.participant, "0")
         self.nothing_new.discard(step.number)
 
-    async def _publish_again(self) -> None:
-        """Every participant gets the first event a second time."""
+    async def _publish_again(self, event: Published) -> None:
+        """Every participant gets an event a second time."""
         self.repeats -= 1
-        await self.desk.publish("E0", "E0", source="again")
+        attributes = {"ledger": " ".join(sorted(event.ledger)), "phase": "back" if event.back else ""}
+        known = {name: value for name, value in attributes.items() if value}
+        await self.desk.publish(event.id, event.type, source="again", **known)
         self.nothing_new.clear()
 
     async def _order(self) -> None:
@@ -257,6 +297,7 @@ class Play:
         assert len(undone) == len(set(undone)) == len(model.undone)
         if model.state == "unwinding":
             assert sorted(model.undone + model.stuck) == sorted(model.must_undo)
+            assert self.effects <= model.must_undo
         else:
             assert model.asked == []
 

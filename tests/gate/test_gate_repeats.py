@@ -107,9 +107,7 @@ async def test_done_again(desk: Desk, again: Again) -> None:
 async def test_second_attempt_commits(desk: Desk, again: Again, outcome: Callable[..., Decision]) -> None:
     """Of two attempts that run at once one commits; the other is a duplicate, whatever it came to."""
     worker, delivery, head = await begun(desk)
-    repeat = await again(worker, delivery)
-    second = worker.head(repeat)
-    assert await worker.verdict(begin(second, repeat)) is Verdict.RUN
+    repeat, second = await worker.begin_beside(await again(worker, delivery))
     assert await worker.verdict(done(second, repeat, desk.emit("out"))) is Verdict.COMMITTED
     before = await desk.dump()
 

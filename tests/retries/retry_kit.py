@@ -220,6 +220,10 @@ class Stage:
         stream = self.topology.stream_of(event_type)
         return [entry for entry in await self.entries(f"stream:{stream}") if entry["type"] == event_type]
 
+    async def has_paid(self, saga_id: str) -> bool:
+        """Whether a saga's payment was published."""
+        return saga_id in [entry["subject"] for entry in await self.emitted("Paid")]
+
     async def letters(self) -> list[Fields]:
         """Every dead letter."""
         return await self.entries("dead")

@@ -16,6 +16,7 @@ from retry_kit import NOW, Declined, HandClock, Paid, Placed, Refunded, Reserved
 from choreo import Abort, Context, Participant
 from choreo.broker.answers import Answer
 from choreo.broker.gate import Decision, Gate, Identity
+from choreo.broker.sagas import Sagas
 from choreo.wire.limits import MAX_BATCH_BYTES, MAX_DATA_BYTES
 
 pytestmark = pytest.mark.anyio
@@ -38,8 +39,8 @@ class CountedGate(Gate):
         return await super().decide(identity, now, batches)
 
 
-def counted(stage: Stage) -> CountedGate:
-    gate = CountedGate(stage.broker.connection, stage.topology.keys)
+def counted(stage: Stage, kind: type[CountedGate] = CountedGate) -> CountedGate:
+    gate = kind(stage.broker.connection, stage.topology.keys)
     gate.calls, gate.weights = [], []
     stage.broker.gate = gate
     return gate
@@ -214,6 +215,44 @@ async def test_handlers_that_take_their_time_are_not_asked_about_again_and_again
     async with stage.running(stage.worker(payments)):
         await until(stage.is_settled, "all to be settled")
     assert sum(map(len, gate.calls)) <= 5 * 3 * MANY
+
+
+class UnwindingGate(CountedGate):
+    """A gate behind which an operator unwinds the last saga, as soon as all steps have begun."""
+
+    async def decide(
+        self, identity: Identity, now: int, batches: Sequence[tuple[int, Sequence[Decision]]]
+    ) -> list[list[Answer] | Exception]:
+        answers = await super().decide(identity, now, batches)
+        if len(self.calls) == 1:
+            await Sagas(self.connection, self.keys).compensate(f"s{MANY - 1}", NOW, "token", "why", "who")
+        return answers
+
+
+async def test_a_saga_unwinds_before_a_step_has_its_turn(stage: Stage) -> None:
+    """A group has no time for one of those that have begun, and asks again later: now it is in doubt. It is not
+    left pending as if somebody else had begun it.
+    """
+    payments = Participant("payments")
+    undone: list[str] = []
+
+    @payments.on(Placed)
+    async def charge(order: Placed) -> Paid:
+        compute()
+        return Paid()
+
+    @charge.undo
+    async def refund(order: Placed, paid: Paid | None, ctx: Context) -> None:
+        undone.append(ctx.saga_id)
+
+    await place(stage, *[10] * MANY)
+    gate = counted(stage, UnwindingGate)
+    async with stage.running(stage.worker(payments, lease=600.0)):
+        await until(stage.is_settled, "all to be settled")
+        await until(lambda: stage.has_ended(f"s{MANY - 1}"), "the saga to be unwound")
+    assert undone == [f"s{MANY - 1}"]
+    assert len(await stage.emitted("Paid")) == MANY - 1
+    assert gate.calls[0] == ["begin"] * MANY
 
 
 async def test_what_does_not_fit_is_told_once(stage: Stage, caplog: pytest.LogCaptureFixture) -> None:

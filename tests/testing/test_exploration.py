@@ -10,10 +10,13 @@ from functools import partial
 from pathlib import Path
 
 import pytest
-from bank import Bank, TransferRequested, money_is_conserved
+from bank import Bank, Refused, TransferDone, TransferRequested, money_is_conserved
 
+from choreo import Abort
 from choreo.testing import (
     Crash,
+    Duplicate,
+    Ends,
     Exploration,
     Fail,
     Harness,
@@ -34,6 +37,23 @@ def test_a_sound_bank_holds() -> None:
     found = explore(money_is_conserved, seeds=60)
     assert found.runs == 60
     assert {"Crash", "Fail", "Duplicate", "Disconnect", "Hang", "Unwind"} <= set(found.faults)
+
+
+def test_a_sound_bank_whose_events_come_twice_at_once() -> None:
+    """Two processes have a request in hand, and one of them refuses it: what the other moved is moved back."""
+
+    async def what_was_moved_was_transferred(make: Callable[..., Harness]) -> None:
+        bank = Bank()
+        ends = Ends(completes_with=TransferDone, aborts_with=Refused)
+        faults = [Duplicate("TransferRequested", times=3), Fail("debits/debit", Abort("closed"))]
+        async with make(participants=bank.participants(), ends=ends, faults=faults, workers=2) as town:
+            for _ in range(3):
+                await town.start(TransferRequested())
+            await town.finish()
+            moved = 100 * [transfer.status for transfer in town.sagas].count("completed")
+        assert bank.cents == {"ann": 1000 - moved, "bob": moved}
+
+    assert explore(what_was_moved_was_transferred, seeds=60).runs == 60
 
 
 def test_the_same_seeds_give_the_same_runs() -> None:

@@ -187,6 +187,32 @@ async def test_duplicate(event: str) -> None:
     assert bank.cents == {"ann": 900, "bob": 100}
 
 
+@pytest.mark.parametrize("event", ["TransferRequested", "Debited"])
+async def test_duplicate_of_what_is_in_hand(event: str) -> None:
+    """The step has an undo, so the copy waits until the lease of its delivery has run out, and is a duplicate then.
+    To settle takes no time, and to finish no more than that.
+    """
+    bank = Bank()
+    async with bank.harness(Duplicate(event)) as town:
+        began = town.now
+        saga = await town.start(TransferRequested())
+        await town.settle()
+        saga.assert_status("completed")
+        assert town.now == began
+        await town.finish()
+        assert 10_000 <= town.now - began <= 11_000
+    assert (bank.calls["debit"], bank.calls["credit"]) == (1, 1)
+
+
+async def test_duplicate_of_what_died() -> None:
+    """The copy comes again as well as the event itself, when their leases have run out."""
+    bank = Bank()
+    async with bank.harness(Duplicate("Debited"), Crash("credits/credit")) as town:
+        saga = await transfer(town)
+        saga.assert_status("completed")
+    assert bank.cents == {"ann": 900, "bob": 100}
+
+
 async def test_delay() -> None:
     """An event that comes late is handled late, and not before."""
     bank = Bank()

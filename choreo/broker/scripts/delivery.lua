@@ -116,6 +116,13 @@ local function outrun(d, noted)
   return token == d.token and 'committed' or 'duplicate'
 end
 
+-- Whether the step that a row is about is in other hands: another delivery of the same event has begun it, for a
+-- producer sent the event twice or its group was set back. If both ran at once one could abort, and what the other
+-- did would be forgotten. Who comes again, after a lease, need not wait: whoever began takes long, or is dead.
+local function in_other_hands(d, row)
+  return d.deliveries == '1' and not d.noted and string.find(row.status, '^S') and row.status ~= 'S' .. d.token
+end
+
 -- Whether a handler may begin: run, stale, or poison if it has begun so often and nothing came of it.
 -- A first delivery leaves no trace, and counts as one that has begun. Each later one that begins is noted by
 -- its token: if it asks again, because the answer was lost, it counts once.

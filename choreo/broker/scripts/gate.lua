@@ -16,6 +16,7 @@
 --   run        begin: go ahead              committed  it is written, now or by an earlier try
 --   ask        look: it takes more than a look; ask again with begin
 --   doubt      begin: the saga unwinds, and this step may have run before
+--   busy       begin: another delivery of this event has begun; this one is left pending, and comes again later
 --   waiting    begin: a join keeps this event until the others are there
 --   poison     begin: it has begun often enough, and nothing ever came of it
 --   duplicate  another attempt has committed this already
@@ -150,6 +151,7 @@ end
 local function begin(d, saga)
   -- A step that has lost its undo since it began must not leave its row open for ever.
   local row = (d.undoable or unwinds(saga)) and row_of(saga, d.line)
+  if row and in_other_hands(d, row) then return 'busy' end
   if unwinds(saga) and not d.back then return refrain(d, saga, row) end
   if d.wants then
     if not ours(d) then return 'stale' end
@@ -157,7 +159,7 @@ local function begin(d, saga)
     if answer then return answer end
   end
   local enters = d.undoable and not row and saga.state == 'running' and not d.back
-  if enters then enter(saga, d.line, 'S', d.parents) end
+  if enters then enter(saga, d.line, 'S' .. d.token, d.parents) end
   return let_begin(d, saga, d.parts or NONE)
 end
 
@@ -252,7 +254,8 @@ local function suspend(d, saga)
   return hold(d, saga, 'parked', {})
 end
 
--- A step that will not be tried again: it aborted (nothing to undo) or failed (it may have taken effect).
+-- A step that will not be tried again: it failed (it may have taken effect) or aborted (it has not; but an earlier
+-- attempt may have, or another delivery that has begun).
 local function failed(d, saga)
   if d.kind == 'parked' then
     if saga.state == 'running' and not d.back then return suspend(d, saga) end
@@ -262,7 +265,7 @@ local function failed(d, saga)
   local running = saga.state == 'running'
   if d.kind == 'dead' or not (running or unwinds(saga) and not d.back) then saga.letter = d.letter end
   if saga.state ~= 'completed' and not d.back then
-    local began = d.kind == 'dead' and row_of(saga, d.line)
+    local began = (d.kind == 'dead' or d.noted or d.runs) and row_of(saga, d.line)
     if d.keep or began then note_effect(d, saga) else drop_started(d, saga) end
   end
   if d.back and saga.letter then spoil(d, saga) end

@@ -14,8 +14,8 @@
 --   o:<token>     an order carried out       b:<entry>, b:undo:<entry>  tokens of runs that began
 --                                            t:<p>/<step>:<event>       an event that is planned
 --
--- An entry is <participant>/<step>:<event id>. Status: S started, D done, U undo asked for, F failed; and
--- B for a step of the way back that failed and runs again on an operator's word.
+-- An entry is <participant>/<step>:<event id>. Status: S started, and the token of who began it; D done, U undo
+-- asked for, F failed; and B for a step of the way back that failed and runs again on an operator's word.
 -- `children` counts the entries that it caused and that are not settled.
 
 -- Causes of one step that are looked up. A join has a handful; a foreign producer may claim thousands.
@@ -90,7 +90,7 @@ local function counts(saga)
 end
 
 local function parse_row(text)
-  local status, children, parents = string.match(text, '^(%a) (%d+) ?(.*)$')
+  local status, children, parents = string.match(text, '^(%S+) (%d+) ?(.*)$')
   return { status = status, children = tonumber(children), parents = parents }
 end
 
@@ -209,7 +209,7 @@ local function unwind(saga)
   for entry, row in pairs(rows_of(saga)) do
     if row and row.status == 'D' and row.children == 0 then leaves[#leaves + 1] = entry end
     -- A step that waits for its next attempt may have taken effect. It shall be looked at now.
-    if row and row.status == 'S' then add(saga, 'hurry', entry) end
+    if row and string.find(row.status, '^S') then add(saga, 'hurry', entry) end
   end
   table.sort(leaves)
   for _, entry in ipairs(leaves) do ask(saga, entry, saga.rows[entry]) end
