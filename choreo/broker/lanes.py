@@ -27,6 +27,10 @@ from choreo.broker.unpacking import MISSING, make_unpacker
 _TRIAL = pack(("TIME",))
 
 
+#: Seconds to read what has come while this process could not.
+_UNREAD = 0.1
+
+
 class Wire(Protocol):
     """What carries commands to a server, and its answers back."""
 
@@ -53,7 +57,7 @@ class _Lane(asyncio.Protocol):
     """One connection: what the client library has connected and authenticated is taken from it."""
 
     def __init__(self, connection: Any, timeout: float) -> None:
-        #: The client library's. When nobody holds it any more, it closes the transport.
+        #: The client library's. It is kept, because it closes the transport when it is collected.
         self._writer: asyncio.StreamWriter = connection._writer
         self._transport = cast("asyncio.Transport", self._writer.transport)
         connection._reader = connection._writer = None
@@ -107,7 +111,8 @@ class _Lane(asyncio.Protocol):
         self._deadline = self._loop.time() + self._timeout
         if len(self._answers) == self._count:
             asked.set_result(self._answers)
-            if self._unpacker.gets() is not MISSING:
+            self._answers, self._asked = [], None
+            if self._unpacker.has_data():
                 self._transport.abort()
 
     def connection_lost(self, error: Exception | None) -> None:
@@ -128,6 +133,9 @@ class _Lane(asyncio.Protocol):
         self._watch = None
         if self._asked is None or self._asked.done():
             return
+        if left < -self._timeout / 2:  # this process was busy or paused: answers may lie there unread
+            left = _UNREAD
+            self._deadline = self._loop.time() + left
         if left > 0:
             self._watch = self._loop.call_later(left, self._look)
         else:
@@ -173,6 +181,8 @@ class Lanes:
 
     async def exchange(self, commands: Sequence[Command]) -> list[Any]:
         """See :meth:`Wire.exchange`."""
+        if not commands:
+            return []
         question = b"".join([pack(tuple(command)) for command in commands])
         lane = self._idle.pop()[0] if self.at_hand else await self._find()
         answers = await self._ask(lane, question, len(commands))
@@ -186,7 +196,7 @@ class Lanes:
             lane, _ = self._idle.pop()
             try:
                 await self._ask(lane, _TRIAL, 1)
-            except (exceptions.ConnectionError, exceptions.TimeoutError, OSError):
+            except (exceptions.ConnectionError, OSError):
                 await self.drop_idle()
             else:
                 return lane

@@ -23,6 +23,9 @@ class Unpacker(Protocol):
             InvalidResponse: if what has arrived is no answer.
         """
 
+    def has_data(self) -> bool:
+        """Whether more has arrived than was given."""
+
 
 class _UnpackerInPython:
     """For where hiredis is not installed."""
@@ -37,6 +40,9 @@ class _UnpackerInPython:
         del self._buffer[: self._at]
         self._at = 0
         self._buffer += data
+
+    def has_data(self) -> bool:
+        return len(self._buffer) > self._at
 
     def gets(self) -> Any:
         while (item := self._next_item()) is not MISSING:

@@ -176,7 +176,7 @@ _UNWINDING = (State.COMPENSATING, State.COMPENSATED)
 #: How many names of undos under way a view holds; the rest is in the trace.
 _MAX_UNDOING = 20
 
-_TIME = attrgetter("time")
+_ID, _TIME = attrgetter("id"), attrgetter("time")
 _BY_SEQ = attrgetter("seq", "time")
 
 _encode_view = msgspec.json.Encoder(order="deterministic").encode
@@ -227,19 +227,27 @@ def in_order(timeline: Mapping[str, Fact] | Iterable[Fact]) -> list[Fact]:
 
 def _by_cause(facts: list[Fact]) -> list[Fact]:
     """Facts of one millisecond: those that caused others of them first."""
+    facts = sorted(facts, key=_ID)  # whatever the order was in which they came
     events = {fact.id: fact for fact in facts if fact.kind is Kind.EVENT}
     asking = {entry: fact for fact in facts for entry in fact.asks}
 
-    def depth(fact: Fact) -> int:
-        seen: set[str] = set()
-        cause: Fact | None = fact
-        while cause is not None and cause.id not in seen:
-            seen.add(cause.id)
-            entry = f"{cause.handler}:{cause.cause}"
-            cause = asking.get(entry) if cause.undo else events.get(cause.cause)
-        return len(seen)
+    def causes(fact: Fact) -> list[Fact]:
+        asked = asking.get(f"{fact.handler}:{fact.cause}") if fact.undo else None
+        return [cause for cause in (events.get(fact.cause), asked) if cause is not None]
 
-    return sorted(facts, key=lambda fact: (depth(fact), fact.seq, fact.began, fact.id))
+    depths: dict[str, int] = {}
+    for fact in facts:
+        path = [fact]
+        while path:
+            last = path[-1]
+            depths.setdefault(last.id, 0)  # so that nothing is among its own causes
+            unknown = [cause for cause in causes(last) if cause.id not in depths]
+            if unknown:
+                path += unknown
+            else:
+                path.pop()
+                depths[last.id] = 1 + max([depths[cause.id] for cause in causes(last)], default=0)
+    return sorted(facts, key=lambda fact: (depths[fact.id], fact.seq, fact.began, fact.id))
 
 
 def project(saga_id: str, timeline: Mapping[str, Fact]) -> View:

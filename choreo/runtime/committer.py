@@ -6,9 +6,9 @@ import asyncio
 import logging
 from abc import ABC, abstractmethod
 from collections import deque
-from collections.abc import Callable, Coroutine, Generator, Sequence
+from collections.abc import Coroutine, Sequence
 from itertools import islice
-from typing import Any
+from typing import Any, TypeAlias
 
 import anyio
 
@@ -17,6 +17,7 @@ from choreo.broker.clock import Clock
 from choreo.broker.gate import Decision, Gate, Identity
 from choreo.broker.patience import Outage, Patience, pause_after
 from choreo.errors import BrokerError, BrokerUnavailable, Unsendable
+from choreo.runtime.begun import Begun
 from choreo.wire.limits import MAX_BATCH, MAX_BATCH_BYTES
 
 logger = logging.getLogger("choreo.runtime")
@@ -46,31 +47,9 @@ class Asking(ABC):
         """There are no answers, and nothing was written."""
 
 
-class _Begun:
-    """A coroutine that begins at once, in whatever task it is made. Awaited by the one that goes on with it.
-
-    Until it first waits, it must not look at the task that it is in.
-    """
-
-    def __init__(self, coroutine: Coroutine[Any, Any, None]) -> None:
-        self._coroutine = coroutine
-        try:
-            self._wanted = coroutine.send(None)
-            self._ended = False
-        except StopIteration:
-            self._ended = True
-
-    def __await__(self) -> Generator[Any, Any, None]:
-        step: Callable[[Any], Any]
-        while not self._ended:
-            try:
-                news, step = (yield self._wanted), self._coroutine.send
-            except BaseException as error:
-                news, step = error, self._coroutine.throw
-            try:
-                self._wanted = step(news)
-            except StopIteration:
-                self._ended = True
+#: Those that go together, by partition; and what the gate says to each batch.
+_Batches: TypeAlias = dict[int, list[Asking]]
+_Results: TypeAlias = list[list[Answer] | Exception]
 
 
 def _take_batch(queue: deque[Asking]) -> list[Asking]:
@@ -104,7 +83,8 @@ class Committer:
         self._queues: dict[int, deque[Asking]] = {}
         self._aside: list[tuple[float, Asking]] = []
         self._arrived = asyncio.Event()
-        self._begun: _Begun | None = None
+        #: Batches that were sent already, and what will come of them.
+        self._begun: tuple[_Batches, Begun[_Results]] | None = None
         self._busy = False
         self._patience = Patience(logger, "committing", outage)
         self._obstacles = Patience(logger, f"{identity.participant}: committing")
@@ -123,7 +103,8 @@ class Committer:
         would have to wake for it costs an unloaded worker more time than all else that it does about it."""
         idle = not (self._busy or self._begun or self._aside)
         if idle and self._queues and self._gate.connection.at_hand:
-            self._begun = _Begun(self._flush(self._take()))
+            batches = self._take()
+            self._begun = batches, Begun(self._decide(batches))
 
     async def run(self) -> None:
         """Send batches until cancelled; a batch that is under way then is still finished."""
@@ -143,9 +124,10 @@ class Committer:
                 await self._send()
 
     async def _send(self) -> None:
-        begun, self._begun, self._busy = self._begun, None, True
+        batches, begun = self._begun or (self._take(), None)
+        self._begun, self._busy = None, True
         with anyio.CancelScope(shield=True):
-            await (begun or self._flush(self._take()))
+            await self._flush(batches, begun)
         self._busy = False
         if self._queues:
             self._arrived.set()
@@ -176,7 +158,7 @@ class Committer:
             for asking in due_now:
                 self._queue(asking)
 
-    def _take(self) -> dict[int, list[Asking]]:
+    def _take(self) -> _Batches:
         batches = {}
         for partition, queue in list(self._queues.items()):
             batches[partition] = _take_batch(queue)
@@ -184,18 +166,21 @@ class Committer:
                 del self._queues[partition]
         return batches
 
-    async def _flush(self, batches: dict[int, list[Asking]]) -> None:
+    def _decide(self, batches: _Batches) -> Coroutine[Any, Any, _Results]:
+        return self._gate.decide(
+            self._identity,
+            self._clock(),
+            [
+                (partition, [decision for asking in batch for decision in asking.decisions])
+                for partition, batch in batches.items()
+            ],
+        )
+
+    async def _flush(self, batches: _Batches, begun: Begun[_Results] | None = None) -> None:
         if not batches:
             return
         try:
-            results = await self._gate.decide(
-                self._identity,
-                self._clock(),
-                [
-                    (partition, [decision for asking in batch for decision in asking.decisions])
-                    for partition, batch in batches.items()
-                ],
-            )
+            results = await (begun or self._decide(batches))
         except Unsendable as error:
             await self._single_out(batches, error)
         except BrokerError as error:
@@ -212,7 +197,7 @@ class Committer:
                 self._patience.succeeded()
                 self._obstacles.succeeded()
 
-    async def _single_out(self, batches: dict[int, list[Asking]], error: Unsendable) -> None:
+    async def _single_out(self, batches: _Batches, error: Unsendable) -> None:
         """Something cannot be sent. That is its own fault: the others of its batch go on."""
         every = [(partition, asking) for partition, batch in batches.items() for asking in batch]
         if len(every) > 1:

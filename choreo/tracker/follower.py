@@ -128,6 +128,7 @@ class Tracker:
             except BrokerUnavailable as error:
                 failures += 1
                 if failures == _PATIENCE:
+                    self._lose_track_of_all()
                     raise
                 await self._pause(error)
                 continue
@@ -187,11 +188,14 @@ class Tracker:
     async def _pause(self, error: BrokerError) -> None:
         if not isinstance(error, BrokerUnavailable):
             logger.error("tracker: %s", error)
-        for projector in self._projectors:
-            self._lose_track(projector)
+        self._lose_track_of_all()
         self._appetite.lose()
         self._hunger.lose()
         await self._patience.pause(error, self._stopping)
+
+    def _lose_track_of_all(self) -> None:
+        for projector in self._projectors:
+            self._lose_track(projector)
 
     def _lose_track(self, projector: Projector) -> None:
         projector.forget()

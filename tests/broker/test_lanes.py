@@ -7,6 +7,7 @@ import os
 import signal
 import socket
 import struct
+import time
 from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import asynccontextmanager, suppress
 from importlib.util import find_spec
@@ -169,11 +170,17 @@ async def test_answers_that_nobody_asked_for() -> None:
         server.speaks.clear()
         asking = asyncio.create_task(connection.call("ECHO", "mine"))
         await server.until_heard(b"mine")
-        server.writers[1].write(b"+mine\r\n-ERR going away\r\n")
+        server.writers[1].write(b"+mine\r\n-ERR going")
         assert await asking == b"mine"
         server.speaks.set()
         assert await connection.call("ECHO", "after") == b"after"
         assert len(server.writers) == 3
+
+
+async def test_nothing_is_answered_at_once(server_url: str) -> None:
+    """Who asks nothing needs no server for it."""
+    async with connected(server_url) as connection:
+        assert await connection.run_many("gate", []) == []
 
 
 async def test_many_at_once(server_url: str, real_client: redis.asyncio.Redis, namespace: str) -> None:
@@ -278,6 +285,27 @@ async def test_a_server_that_hangs(server_process: Callable[..., EngineProcess])
             os.kill(server.pid or 0, signal.SIGCONT)
         with anyio.fail_after(LONG):
             assert await connection.call("PING") == b"PONG"
+
+
+async def test_a_server_that_has_gone_mute_while_nobody_spoke_to_it() -> None:
+    """It is asked once, with one deadline, and not a second time over a new connection."""
+    server = EchoServer()
+    async with server.listening() as url, connected(url, timeout=0.2, fresh=0.0) as connection:
+        await connection.call("ECHO", "before")
+        server.speaks.clear()
+        with pytest.raises(BrokerUnavailable, match="no answer"):
+            await connection.call("ECHO", "lost")
+        assert len(server.writers) == 1
+
+
+async def test_answers_that_came_while_the_process_was_away(server_url: str) -> None:
+    """It was paused for longer than an answer may take: what lies there unread counts."""
+    async with connected(server_url, timeout=0.2) as connection:
+        await connection.call("PING")
+        asking = asyncio.create_task(connection.call("BLPOP", "nothing", "0.05"))
+        await asyncio.sleep(0)
+        time.sleep(0.5)  # noqa: ASYNC251 - as if it had been stopped: nothing of the event loop runs
+        assert await asking is None
 
 
 async def test_a_server_that_lets_nobody_in() -> None:

@@ -77,8 +77,10 @@ def test_answers_of_every_kind(make: Callable[[], Unpacker], stream: bytes, answ
     for at in range(len(stream)):
         assert unpacker.gets() is MISSING
         unpacker.feed(stream[at : at + 1])
+    assert unpacker.has_data()
     assert unpacker.gets() == answer
     assert unpacker.gets() is MISSING
+    assert not unpacker.has_data()
 
 
 def test_errors_are_values(make: Callable[[], Unpacker]) -> None:

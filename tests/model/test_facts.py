@@ -82,6 +82,21 @@ def test_different_facts_of_one_id_are_settled_alike(facts: list[Fact], chance: 
     assert timeline(shuffled) == timeline(facts)
 
 
+_entries = st.lists(st.sampled_from(["p/s:a", "p/s:b"]), max_size=2).map(tuple)
+strangers = st.builds(
+    Fact, id=st.sampled_from("abcde"), kind=st.sampled_from([Kind.EVENT, Kind.UNDONE]), time=st.just(0),
+    cause=st.sampled_from("abc"), participant=st.just("p"), step=st.just("s"), undo=st.sampled_from(["", "u"]),
+    began=st.integers(0, 2), asks=_entries,
+)  # fmt: skip
+
+
+@given(st.lists(strangers, min_size=4, max_size=5, unique_by=lambda fact: fact.id), st.randoms(use_true_random=False))
+def test_the_order_does_not_show_in_facts_of_any_make(facts: list[Fact], chance: random.Random) -> None:
+    """Any program may write into the streams: two facts of one millisecond may even ask for the same undo."""
+    shuffled = chance.sample(facts, len(facts))
+    assert encode_view(view_of(shuffled)) == encode_view(view_of(facts))
+
+
 def test_adding_says_whether_anything_changed() -> None:
     """A fact that is known already changes nothing; a smaller one of the same id takes its place."""
     early, late = Fact("x", Kind.DONE, 1), Fact("x", Kind.DONE, 2)
