@@ -133,7 +133,7 @@ class _Lane(asyncio.Protocol):
         self._watch = None
         if self._asked is None or self._asked.done():
             return
-        if left < -self._timeout / 2:  # this process was busy or paused: answers may lie there unread
+        if left < -_UNREAD:  # this process was busy or paused: answers may lie there unread
             left = _UNREAD
             self._deadline = self._loop.time() + left
         if left > 0:
