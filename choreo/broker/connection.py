@@ -27,6 +27,8 @@ from choreo.broker.turns import Turns
 from choreo.errors import BrokerRefused, BrokerUnavailable, ConfigurationError, Unsendable
 
 Argument: TypeAlias = str | bytes | int
+#: A script's name, its keys and its arguments.
+ScriptCall: TypeAlias = tuple[str, Sequence[str], Sequence[Argument]]
 
 #: Seconds until a command without an answer counts as lost.
 COMMAND_TIMEOUT = 3.0
@@ -215,25 +217,24 @@ class Connection:
         self, name: str, keys: Sequence[str], arguments: Sequence[Argument], *, changes: bool = True
     ) -> Any:
         """One script. ``changes``: whether it writes what others wait for. Raises as :meth:`call` does."""
-        (answer,) = await self.run_many(name, [(keys, arguments)], changes=changes)
+        (answer,) = await self.run_many([(name, keys, arguments)], changes=changes)
         if isinstance(answer, Exception):
             raise answer
         return answer
 
-    async def run_many(
-        self, name: str, calls: Sequence[tuple[Sequence[str], Sequence[Argument]]], *, changes: bool = True
-    ) -> list[Any]:
-        """One script several times in one round trip. A call's own error stands in its place, translated."""
-        script = load_script(name)
+    async def run_many(self, calls: Sequence[ScriptCall], *, changes: bool = True) -> list[Any]:
+        """Scripts in one round trip. A call's own error stands in its place, translated."""
         commands: list[Command] = [
-            ("EVALSHA", script.digest, len(keys), *keys, *arguments) for keys, arguments in calls
+            ("EVALSHA", load_script(name).digest, len(keys), *keys, *arguments)
+            for name, keys, arguments in calls
         ]
         # In one turn: if loading it waited in line, all in front would find that it is missing, too.
         async with self._turns:
             answers = await self._ask(self._commands, commands)
             missing = [number for number, each in enumerate(answers) if _says(each, "NOSCRIPT")]
             if missing:
-                await self._ask_one(self._commands, ("SCRIPT", "LOAD", script.text))
+                for name in {calls[number][0] for number in missing}:
+                    await self._ask_one(self._commands, ("SCRIPT", "LOAD", load_script(name).text))
                 again = await self._ask(self._commands, [commands[number] for number in missing])
                 for number, answer in zip(missing, again, strict=True):
                     answers[number] = answer

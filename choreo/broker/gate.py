@@ -4,17 +4,20 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import ClassVar
+from itertools import islice
+from typing import Any, ClassVar
 
 import msgspec
 
 from choreo.broker.answers import Answer, read_answer
-from choreo.broker.connection import Argument, Connection
+from choreo.broker.connection import Argument, Connection, ScriptCall
 from choreo.broker.shared import Shared
 from choreo.wire.envelope import Reason
 from choreo.wire.keys import Keys
 from choreo.wire.limits import MAX_DELIVERIES
 
+#: The scripts.
+GATE, LOOK = "gate", "look"
 #: About how many bytes a decision has without what its handler wrote.
 _HEAD = 300
 
@@ -109,11 +112,8 @@ class Look(Decision, frozen=True, gc=False):
 
     kind: ClassVar[str] = "look"
 
-    def arguments(self, shared: Shared) -> list[Argument]:
-        head = self.head
-        return [
-            shared.routes["look", head.stream, head.saga_type, head.step, head.type, head.back], head.event
-        ]  # fmt: skip
+    def body(self, shared: Shared) -> list[Argument]:
+        return [self.head.step, self.head.event, self.head.saga_type]
 
     @property
     def weight(self) -> int:
@@ -317,9 +317,39 @@ class Gate:
         Raises:
             BrokerUnavailable: if it is not known what was written; send the same decisions again.
         """
-        calls = [self._call(identity, now, partition, decisions) for partition, decisions in batches]
-        answers = await self.connection.run_many("gate", calls)
-        return [each if isinstance(each, Exception) else list(map(read_answer, each)) for each in answers]
+        calls = [self._calls(identity, now, partition, decisions) for partition, decisions in batches]
+        every = [call for batch in calls for call in batch]
+        changes = any(name == GATE for name, _, _ in every)
+        answers = iter(await self.connection.run_many(every, changes=changes))
+        return [
+            _in_order(decisions, batch, list(islice(answers, len(batch))))
+            for (_, decisions), batch in zip(batches, calls, strict=True)
+        ]
+
+    def _calls(
+        self, identity: Identity, now: int, partition: int, decisions: Sequence[Decision]
+    ) -> list[ScriptCall]:
+        """The calls for a batch: what is only looked at goes by a script of its own."""
+        looks = [each for each in decisions if type(each) is Look]
+        others = [each for each in decisions if type(each) is not Look] if looks else decisions
+        calls: list[ScriptCall] = []
+        if looks:
+            calls.append((LOOK, *self._look(identity, partition, looks)))
+        if others:
+            calls.append((GATE, *self._call(identity, now, partition, others)))
+        return calls
+
+    def _look(
+        self, identity: Identity, partition: int, looks: Sequence[Look]
+    ) -> tuple[list[str], list[Argument]]:
+        record, work, shared = self.keys.record(partition, ""), self.keys.work(partition, ""), Shared()
+        names: list[str] = []
+        arguments: list[Argument] = [identity.participant]
+        for each in looks:
+            saga_id = each.head.saga_id
+            names += (record + saga_id, work + saga_id)
+            arguments += each.body(shared)
+        return names, arguments
 
     def _call(
         self, identity: Identity, now: int, partition: int, decisions: Sequence[Decision]
@@ -339,6 +369,19 @@ class Gate:
         head: list[Argument] = [now, identity.participant, identity.consumer, keys.inbox_prefix(partition)]
         arguments = [*head, *shared.arguments(), len(decisions), *body]
         return [*names, *shared.streams], arguments
+
+
+def _in_order(
+    decisions: Sequence[Decision], calls: Sequence[ScriptCall], answers: Sequence[Any]
+) -> list[Answer] | Exception:
+    """The answers to the decisions of a batch; or the error of one of its calls."""
+    for each in answers:
+        if isinstance(each, Exception):
+            return each
+    if len(calls) == 1:
+        return list(map(read_answer, answers[0]))
+    looks, others = map(iter, answers)
+    return [read_answer(next(looks if type(each) is Look else others)) for each in decisions]
 
 
 def _flag(value: bool) -> str:

@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import TypeAlias
 
-from choreo.broker.connection import Argument, Connection
+from choreo.broker.connection import Argument, Connection, ScriptCall
 from choreo.broker.gate import Identity
 from choreo.broker.groups import Delivery, fields_of
 from choreo.errors import BrokerUnavailable
@@ -41,9 +41,9 @@ class Leases:
     async def renew(self, identity: Identity, held: Mapping[str, Sequence[str]]) -> set[tuple[str, str]]:
         """Renew the leases of what this worker holds. Returns (stream, entry) of what it has lost."""
         calls = renewals(identity, held)
-        answers = await self.connection.run_many("renew", calls) if calls else []
+        answers = await self.connection.run_many(calls)
         lost: set[tuple[str, str]] = set()
-        for (keys, _), answer in zip(calls, answers, strict=True):
+        for (_, keys, _), answer in zip(calls, answers, strict=True):
             if not isinstance(answer, Exception):
                 lost.update((keys[0], entry.decode()) for entry in answer)
         return lost
@@ -113,7 +113,7 @@ class Leases:
     async def leave(self, identity: Identity, streams: Sequence[str]) -> int:
         """Hand over what this worker holds, and remove it where it holds nothing. Returns what it left."""
         arguments: list[Argument] = [identity.participant, identity.consumer, _HANDED_OVER]
-        answers = await self.connection.run_many("leave", [([stream], arguments) for stream in streams])
+        answers = await self.connection.run_many([("leave", [stream], arguments) for stream in streams])
         return sum(each for each in answers if isinstance(each, int))
 
     async def tidy(self, identity: Identity, streams: Sequence[str], idle: int) -> int:
@@ -122,16 +122,14 @@ class Leases:
         Returns how many were removed.
         """
         arguments: list[Argument] = [identity.participant, identity.consumer, idle, MAX_BATCH]
-        answers = await self.connection.run_many("tidy", [([stream], arguments) for stream in streams])
+        answers = await self.connection.run_many([("tidy", [stream], arguments) for stream in streams])
         return sum(each for each in answers if isinstance(each, int))
 
 
-def renewals(
-    identity: Identity, held: Mapping[str, Sequence[str]]
-) -> list[tuple[Sequence[str], Sequence[Argument]]]:
+def renewals(identity: Identity, held: Mapping[str, Sequence[str]]) -> list[ScriptCall]:
     """The calls of the script that renew the leases of ``held`` (by stream), each of bounded length."""
     return [
-        ([stream], [identity.participant, identity.consumer, *entries[at : at + MAX_BATCH]])
+        ("renew", [stream], [identity.participant, identity.consumer, *entries[at : at + MAX_BATCH]])
         for stream, entries in held.items()
         for at in range(0, len(entries), MAX_BATCH)
     ]

@@ -41,7 +41,7 @@ class Pulse:
             BrokerError: if the server cannot serve now, or refuses.
         """
         try:
-            for keys, arguments in renewals(identity, held):
+            for _, keys, arguments in renewals(identity, held):
                 call = (len(keys), *keys, *arguments)
                 try:
                     self._client.execute_command("EVALSHA", self._script.digest, *call)  # type: ignore[no-untyped-call]

@@ -38,11 +38,11 @@ class Timers:
         """
         keys = self.keys
         calls = [
-            ([keys.timers(partition), keys.parked(partition)], self._arguments(partition, now))
+            ("due", [keys.timers(partition), keys.parked(partition)], self._arguments(partition, now))
             for partition in range(keys.partitions)
         ]
         count, following, obstacles = 0, [], []
-        answers = await self.connection.run_many("due", calls)
+        answers = await self.connection.run_many(calls)
         if all(isinstance(each, BrokerUnavailable) for each in answers):
             raise answers[0]
         for answer in answers:

@@ -180,7 +180,7 @@ async def test_answers_that_nobody_asked_for() -> None:
 async def test_nothing_is_answered_at_once(server_url: str) -> None:
     """Who asks nothing needs no server for it."""
     async with connected(server_url) as connection:
-        assert await connection.run_many("gate", []) == []
+        assert await connection.run_many([]) == []
 
 
 async def test_many_at_once(server_url: str, real_client: redis.asyncio.Redis, namespace: str) -> None:

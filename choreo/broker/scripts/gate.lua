@@ -14,7 +14,6 @@
 -- Returns one answer per decision: a word, mostly with a space and the saga's state behind it (run: its type;
 -- blocked: the key). With packed events it is an array: word, type, events. The words are
 --   run        begin: go ahead              committed  it is written, now or by an earlier try
---   ask        look: it takes more than a look; ask again with begin
 --   doubt      begin: the saga unwinds, and this step may have run before
 --   busy       begin: another delivery of this event has begun; this one is left pending, and comes again later
 --   waiting    begin: a join keeps this event until the others are there
@@ -373,24 +372,10 @@ local function answer(route, record, work)
   return decision.decide(d, saga)
 end
 
--- Most steps that want to begin only need their saga's state, and no mark in the way. Whatever else there
--- is to it, the caller learns by `begin`.
-local function look(route, record, work)
-  local event = take()
-  local known = redis.pcall('HMGET', record, 'state', 'type', DONE .. event)
-  local state = known[1] or 'running'
-  if known.err or known[3] or state ~= 'running' and state ~= 'completed' then return 'ask' end
-  local size = redis.pcall('HLEN', work)
-  if size ~= 0 and (type(size) == 'table' or redis.call('HEXISTS', work, 'a:' .. route.line .. event) == 1) then
-    return 'ask'
-  end
-  return 'run ' .. (known[2] or route.sagatype)
-end
-
 local answers = {}
 for number = 1, many do
   local route, record, work = routes[take()], KEYS[4 + 2 * number], KEYS[5 + 2 * number]
-  answers[number] = (route.kind == 'look' and look or answer)(route, record, work)
+  answers[number] = answer(route, record, work)
 end
 acknowledge_all()
 return answers
