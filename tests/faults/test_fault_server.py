@@ -196,7 +196,7 @@ async def test_scripts_forgotten_all_the_time(stage: Stage) -> None:
     async def forget() -> None:
         await stage.broker.connection.call("SCRIPT", "FLUSH")
 
-    assert await disturbed(stage, forget, most=1000, pause=0.02) > 10
+    assert await disturbed(stage, forget, most=1000, pause=0.005) > 10
 
 
 async def test_groups_destroyed_and_set_back(stage: Stage) -> None:
