@@ -112,9 +112,6 @@ class Look(Decision, frozen=True, gc=False):
 
     kind: ClassVar[str] = "look"
 
-    def body(self, shared: Shared) -> list[Argument]:
-        return [self.head.step, self.head.event, self.head.saga_type]
-
     @property
     def weight(self) -> int:
         return _HEAD
@@ -342,13 +339,12 @@ class Gate:
     def _look(
         self, identity: Identity, partition: int, looks: Sequence[Look]
     ) -> tuple[list[str], list[Argument]]:
-        record, work, shared = self.keys.record(partition, ""), self.keys.work(partition, ""), Shared()
+        record, work = self.keys.record(partition, ""), self.keys.work(partition, "")
         names: list[str] = []
         arguments: list[Argument] = [identity.participant]
-        for each in looks:
-            saga_id = each.head.saga_id
-            names += (record + saga_id, work + saga_id)
-            arguments += each.body(shared)
+        for head in [each.head for each in looks]:
+            names += (record + head.saga_id, work + head.saga_id)
+            arguments += (head.step, head.event, head.saga_type)
         return names, arguments
 
     def _call(

@@ -26,7 +26,6 @@ from choreo.broker.unpacking import MISSING, make_unpacker
 #: Any answer shows that a connection is good; this is a command that choreo needs to be allowed anyway.
 _TRIAL = pack(("TIME",))
 
-
 #: Seconds to read what has come while this process could not.
 _UNREAD = 0.1
 

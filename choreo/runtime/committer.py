@@ -99,8 +99,8 @@ class Committer:
         self._queue(asking)
 
     def hurry(self) -> None:
-        """Send what has lined up, unless a batch is under way or there is something to wait for: a task that
-        would have to wake for it costs an unloaded worker more time than all else that it does about it."""
+        """Send what has lined up, unless a batch is under way or there is something to wait for. Without load
+        that is sooner than the committer's own task could wake."""
         idle = not (self._busy or self._begun or self._aside)
         if idle and self._queues and self._gate.connection.at_hand:
             batches = self._take()
