@@ -217,13 +217,6 @@ class _Socket(FakeSocket):
             _KINDS[kind] = self.type_cmd(CommandItem(arguments[0], self._db, item=item)).value
         return _scripts.status(_KINDS[kind])
 
-    def _look_size(self, arguments: list[bytes]) -> Any:
-        """The answer to HLEN, as Lua has it; ``None`` where it is an error."""
-        item = self._db.get(arguments[0])
-        if item is None:
-            return 0
-        return len(item.value) if isinstance(item.value, Hash) else None
-
     def _look_one(self, arguments: list[bytes]) -> Any:
         """The answer to HGET, as Lua has it; ``None`` where it is an error."""
         found = self._values(arguments)
@@ -296,10 +289,7 @@ def _halves(arguments: list[bytes]) -> tuple[list[bytes], list[bytes]]:
 _SHORT_WAYS = {"info": _Socket._tell, "xread": _Socket._read_behind, "xreadgroup": _Socket._read_group}
 #: Type of what fakeredis keeps -> what TYPE says of it.
 _KINDS: dict[type, bytes] = {}
-_LOOKS = {
-    "type": _Socket._look_type, "hlen": _Socket._look_size, "hget": _Socket._look_one,
-    "hmget": _Socket._look_many,
-}  # fmt: skip
+_LOOKS = {"type": _Socket._look_type, "hget": _Socket._look_one, "hmget": _Socket._look_many}
 
 
 class FakeStore:

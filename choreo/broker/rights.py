@@ -31,7 +31,6 @@ FORMS: Mapping[str, tuple[Argument, ...]] = {
     "HGETALL": (_KEY,),
     "HINCRBY": (_KEY, "none", "no number"),
     "HKEYS": (_KEY,),
-    "HLEN": (_KEY,),
     "HMGET": (_KEY, "none"),
     "HSCAN": (_KEY, 0),
     "HSET": (_KEY, "name", "value", "no value follows"),
@@ -71,7 +70,7 @@ FORMS: Mapping[str, tuple[Argument, ...]] = {
 #: Of these, what the scripts use that change sagas. Servers do not take back what a script has done before
 #: a command of it is refused.
 INDIVISIBLE = frozenset({
-    "HDEL", "HEXISTS", "HGET", "HKEYS", "HLEN", "HMGET", "HSET", "HSETNX", "TYPE", "XACK", "XADD", "XCLAIM",
+    "HDEL", "HEXISTS", "HGET", "HKEYS", "HMGET", "HSET", "HSETNX", "TYPE", "XACK", "XADD", "XCLAIM",
     "XDEL", "XPENDING", "XRANGE", "ZADD", "ZRANGE", "ZRANGEBYSCORE", "ZREM",
 })  # fmt: skip
 #: What the script uses, beside these, by which the tracker writes.

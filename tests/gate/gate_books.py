@@ -79,7 +79,8 @@ class Books:
         """What must be true at any time."""
         rows, to_come = self.rows, self.coming | self.timers
         left = {entry for entry, (status, _, _) in rows.items() if status != "F"}
-        assert int(self.work.get("n", 0)) == len(left), "entries that are not settled"
+        assert "open" in self.record or not self.work, "nobody looks for work that the record does not tell of"
+        assert int(self.record.get("open", 0)) == len(left), "entries that are not settled"
         assert int(self.work.get("f", 0)) == len(rows) - len(left), "entries that failed"
         causes = Counter(parent for entry in left for parent in rows[entry][2])
         for entry, (status, children, _) in rows.items():
@@ -143,6 +144,6 @@ def about(step: Step, entry: Envelope) -> str:
     """What a delivery of this entry to the step's participant is about."""
     if entry.type == step.on:
         return step.line(entry.id)
-    work = Work.of_inbox(entry)
+    work = Work.of_inbox(entry, 0)
     line = f"{step.participant}/{work.step}:{work.envelope.id}"
     return f"undo:{work.undo}" if work.undo else f"plan:{line}" if work.planned else line

@@ -52,7 +52,8 @@ async def test_an_event_that_was_handled(desk: Desk) -> None:
 async def test_an_attempt_that_failed(desk: Desk) -> None:
     """The next one is on its way; what else there is in the work does not matter."""
     worker, head = await _head(desk)
-    await desk.call("HSET", desk.work(), "n", "1")
+    await desk.call("HSET", desk.record(), "open", "1")
+    await desk.call("HSET", desk.work(), "f", "1")
     assert await worker.verdict(Look(head)) is Verdict.RUN
     await desk.call("HSET", desk.work(), f"a:payments/{head.step}:{head.event}", "1 token")
     assert await worker.verdict(Look(head)) is Verdict.ASK
@@ -62,6 +63,8 @@ async def test_an_attempt_that_failed(desk: Desk) -> None:
 async def test_a_key_in_the_way(desk: Desk, what: str) -> None:
     """A look does not fail on it: the gate says what is wrong."""
     worker, head = await _head(desk)
+    if what == "work":
+        await desk.call("HSET", desk.record(), "open", "0")
     await desk.call("SET", desk.record() if what == "record" else desk.work(), "x")
     assert await worker.verdict(Look(head)) is Verdict.ASK
 

@@ -227,7 +227,7 @@ local function spoil(d, saga)
     settle(saga, d.line, row, true)
   else
     if not row then put_row(saga, d.line, { status = 'F', children = 0, parents = '' }) end
-    counts(saga).f = counts(saga).f + 1
+    count_failures(saga, 1)
   end
   if saga.state == 'compensated' then turn(saga, 'failed') end
 end
@@ -301,8 +301,7 @@ end
 ---- undos ---------------------------------------------------------------------------------------
 
 local function begin_undo(d, saga)
-  local packed = redis.call('HMGET', saga.work, 'i:' .. d.line, 'r:' .. d.line)
-  return let_begin(d, saga, { packed[1] or '', packed[2] or '' })
+  return let_begin(d, saga, d.texts)
 end
 
 local function undone(d, saga)
@@ -324,7 +323,8 @@ end
 ---- every decision ------------------------------------------------------------------------------
 
 -- How each is read and made. again: not if a later attempt of the same is on its way. fenced: only by
--- the consumer that holds the delivery. undo: only while the undo is asked for.
+-- the consumer that holds the delivery. undo: only while the undo is asked for. texts: it wants to know with
+-- what the step ran, and what it returned.
 local decisions = {
   begin = { read = read_begin, decide = begin, again = true },
   done = { read = read_done, decide = done, fenced = true },
@@ -332,34 +332,40 @@ local decisions = {
   failed = { read = read_failed, decide = failed, fenced = true },
   retry = { read = read_retry, decide = retry, again = true, fenced = true },
   publish = { read = read_publish, decide = publish, fenced = true },
-  begin_undo = { read = read_begin_undo, decide = begin_undo, again = true, undo = true },
+  begin_undo = { read = read_begin_undo, decide = begin_undo, again = true, undo = true, texts = true },
   undone = { read = read_undone, decide = undone, fenced = true, undo = true },
   stuck = { read = read_stuck, decide = stuck, fenced = true, undo = true },
   retry_undo = { read = read_retry_undo, decide = park, again = true, fenced = true, undo = true },
 }
 
 -- What to answer when a hash could not be read; if that is not for its type, the caller learns whatever it is.
-local function unreadable(command, key, ...)
-  return misfit(key, 'hash') and 'blocked ' .. key or redis.call(command, key, ...)
+local function unreadable(key)
+  return misfit(key, 'hash') and 'blocked ' .. key or redis.call('HGET', key, 'state')
+end
+
+-- What there is about a delivery in its saga's work.
+local function read_work(d, work, texts)
+  local turn, line = turn_of(d), d.line
+  if texts then return redis.pcall('HMGET', work, 'a:' .. turn, 'e:' .. line, 'b:' .. turn, 'i:' .. line, 'r:' .. line) end
+  return redis.pcall('HMGET', work, 'a:' .. turn, 'e:' .. line, 'b:' .. turn)
 end
 
 local function answer(route, record, work)
   local decision, d, subject = decisions[route.kind], read_head(route)
   decision.read(d)
-  local known = redis.pcall('HMGET', record, 'state', 'seq', 'type', d.mark)
-  if known.err then return unreadable('HMGET', record, 'state') end
-  local settled = known[4] and decided(d, known[4])
+  local known = redis.pcall('HMGET', record, 'state', 'seq', 'type', 'open', d.mark)
+  if known.err then return unreadable(record) end
+  local settled = known[5] and decided(d, known[5])
   if settled then return settled end
-  local size = redis.pcall('HLEN', work)
-  if type(size) == 'table' then return unreadable('HLEN', work) end
   local saga = open_saga(record, work, subject, route.sagatype, known)
-  saga.sound, saga.blank = true, size == 0
+  saga.sound = true
   if not saga.blank then
-    local turn = turn_of(d)
-    local noted = redis.call('HMGET', work, 'a:' .. turn, 'e:' .. d.line, 'b:' .. turn)
+    local noted = read_work(d, work, decision.texts)
+    if noted.err then return unreadable(work) end
     settled = noted[1] and decision.again and outrun(d, noted[1])
     if settled then return settled end
     d.noted, d.runs, saga.rows = noted[1], noted[3], { [d.line] = noted[2] and parse_row(noted[2]) }
+    if decision.texts then d.texts = { noted[4] or '', noted[5] or '' } end
   end
   if decision.undo then
     d.row = row_of(saga, d.line)

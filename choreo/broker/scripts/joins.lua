@@ -4,11 +4,16 @@ local function part_field(prefix, d, wanted)
   return prefix .. d.route.line .. wanted
 end
 
+-- What the work keeps for a join, or false.
+local function kept(saga, field)
+  return not saga.blank and redis.call('HGET', saga.work, field)
+end
+
 -- The parts of a join that fired for this event, in the order of its types, or nil.
 local function fired(d, saga)
   local parts = {}
   for number, wanted in ipairs(d.wants) do
-    local part = redis.call('HGET', saga.work, 'x:' .. d.line .. ':' .. wanted)
+    local part = kept(saga, 'x:' .. d.line .. ':' .. wanted)
     if not part then return nil end
     parts[number] = part
   end
@@ -22,8 +27,8 @@ local function complete(d, saga)
     if wanted == d.route.type then
       parts[number], ledgers[number] = d.part, d.parents
     else
-      parts[number] = redis.call('HGET', saga.work, part_field('j:', d, wanted))
-      ledgers[number] = redis.call('HGET', saga.work, part_field('k:', d, wanted)) or ''
+      parts[number] = kept(saga, part_field('j:', d, wanted))
+      ledgers[number] = kept(saga, part_field('k:', d, wanted)) or ''
       if not parts[number] then missing[#missing + 1] = wanted end
     end
   end

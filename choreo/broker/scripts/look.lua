@@ -11,13 +11,12 @@
 local participant = ARGV[1]
 
 local function look(record, work, step, event, sagatype)
-  local known = redis.pcall('HMGET', record, 'state', 'type', 'd:' .. participant .. ':' .. event)
+  local known = redis.pcall('HMGET', record, 'state', 'type', 'open', 'd:' .. participant .. ':' .. event)
   local state = known[1] or 'running'
-  if known.err or known[3] or state ~= 'running' and state ~= 'completed' then return 'ask' end
-  local size = redis.pcall('HLEN', work)
-  if size == 0 then return 'run ' .. (known[2] or sagatype) end
-  local attempt = 'a:' .. participant .. '/' .. step .. ':' .. event
-  if type(size) == 'table' or redis.call('HEXISTS', work, attempt) == 1 then return 'ask' end
+  if known.err or known[4] or state ~= 'running' and state ~= 'completed' then return 'ask' end
+  if known[3] and redis.pcall('HEXISTS', work, 'a:' .. participant .. '/' .. step .. ':' .. event) ~= 0 then
+    return 'ask'
+  end
   return 'run ' .. (known[2] or sagatype)
 end
 

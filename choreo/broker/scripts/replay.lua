@@ -24,8 +24,8 @@ local function reopen(next_status)
   row.parents = '' -- settled when it failed
   row.status = next_status
   put_row(saga, line, row)
-  counts(saga).n = counts(saga).n + 1
-  counts(saga).f = counts(saga).f - 1
+  count(saga, 1)
+  count_failures(saga, -1)
   if saga.state == 'failed' then turn(saga, 'compensating') end
 end
 

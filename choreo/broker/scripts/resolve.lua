@@ -39,6 +39,7 @@ for _, field in ipairs(redis.call('HKEYS', KEYS[2])) do
 end
 
 turn(saga, 'resolved')
+count(saga, -saga.open)
 tell(saga, 'resolve', { settles = table.concat(facts, ' ') })
 obstacle = blocked(saga, keys)
 if obstacle then return { 'blocked', obstacle } end

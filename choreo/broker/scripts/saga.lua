@@ -5,15 +5,16 @@
 -- half-way. Its first write is an HSET, which the server refuses when it is out of memory.
 --
 -- Record (hash {tag}:saga:<id>)           Work (hash {tag}:work:<id>)
---   state, seq    how it stands              n, f      ledger entries not settled, and failed ones
---   type, origin  saga type, first event     e:<entry> "<status> <children> <parents>"
---   all           ends seen of `all: [...]`  i:<entry> packed input     r:<entry> packed result
---   d:<p>:<event> done mark of a step        j:<p>/<s>:<type>, k:...    a join's part and its ledger
---   u:<entry>     done mark of an undo       x:<entry>:<type>           parts of a join that fired
---   l:<letter>    entry of a dead letter     a:<entry>, a:undo:<entry>  last attempt that failed
---   o:<token>     an order carried out       b:<entry>, b:undo:<entry>  tokens of runs that began
---                                            t:<p>/<step>:<event>       an event that is planned
+--   state, seq    how it stands              e:<entry> "<status> <children> <parents>"
+--   type, origin  saga type, first event     i:<entry> packed input     r:<entry> packed result
+--   open          unsettled ledger entries   f                          how many ledger entries failed
+--   all           ends seen of `all: [...]`  j:<p>/<s>:<type>, k:...    a join's part and its ledger
+--   d:<p>:<event> done mark of a step        x:<entry>:<type>           parts of a join that fired
+--   u:<entry>     done mark of an undo       a:<entry>, a:undo:<entry>  last attempt that failed
+--   l:<letter>    entry of a dead letter     b:<entry>, b:undo:<entry>  tokens of runs that began
+--   o:<token>     an order carried out       t:<p>/<step>:<event>       an event that is planned
 --
+-- Most sagas never have any work. As long as a record has no `open`, there is none, and nobody looks for it.
 -- An entry is <participant>/<step>:<event id>. Status: S started, and the token of who began it; D done, U undo
 -- asked for, F failed; and B for a step of the way back that failed and runs again on an operator's word.
 -- `children` counts the entries that it caused and that are not settled.
@@ -40,19 +41,20 @@ local function misfit(key, wanted)
 end
 
 -- A saga's change, being planned. subject is its id; sagatype is what the caller believes its type to be;
--- known are its state, seq and type, if the caller has them.
+-- known are its state, seq, type and open, if the caller has them.
 --
--- Whoever has looked sets `sound` (the record and the work are hashes, if they are there at all) and `blank`
--- (there is nothing in the work).
+-- Whoever has looked sets `sound`: the record is a hash if it is there at all; and so is the work, unless it is
+-- `blank` (there is nothing in it).
 --
 -- What the change consists of is listed as it comes up, by add() and put(), for most changes have little
 -- of it: `fields` and `forgets` of the record, `sets` and `drops` of the work, `rows` of the ledger that are
 -- known and those of them that are `dirty`, `asks` for undos, `events`, `journal`, `timers`, `voids`, `hurry`.
 local function open_saga(record, work, subject, sagatype, known)
-  known = known or redis.call('HMGET', record, 'state', 'seq', 'type')
+  known = known or redis.call('HMGET', record, 'state', 'seq', 'type', 'open')
   return {
-    record = record, work = work, subject = subject, sound = false, blank = false, changed = not known[1],
+    record = record, work = work, subject = subject, sound = false, blank = not known[4], changed = not known[1],
     state = known[1] or 'running', seq = known[2] or '0', type = known[3] or sagatype,
+    open = known[4] and tonumber(known[4]) or 0,
   }
 end
 
@@ -80,13 +82,20 @@ end
 
 ---- the ledger ----------------------------------------------------------------------------------
 
-local function counts(saga)
-  if not saga.counts then
-    local known = saga.blank and NONE or redis.call('HMGET', saga.work, 'n', 'f')
-    local failed = tonumber(known[2] or 0)
-    saga.counts = { n = tonumber(known[1] or 0), f = failed, written = failed }
-  end
-  return saga.counts
+-- There are so many more entries that are not settled.
+local function count(saga, more)
+  saga.open = saga.open + more
+  saga.counted = true
+end
+
+-- How many entries have failed.
+local function failures(saga)
+  if saga.blank then return 0 end
+  return tonumber(redis.call('HGET', saga.work, 'f') or 0)
+end
+
+local function count_failures(saga, more)
+  saga.failed = (saga.failed or failures(saga)) + more
 end
 
 local function parse_row(text)
@@ -141,7 +150,7 @@ local function enter(saga, entry, status, parents)
     end
   end
   put_row(saga, entry, { status = status, children = 0, parents = table.concat(known, ' ') })
-  counts(saga).n = counts(saga).n + 1
+  count(saga, 1)
 end
 
 local function ask(saga, entry, row)
@@ -162,11 +171,11 @@ local function settle(saga, entry, row, failed)
       end
     end
   end
-  counts(saga).n = counts(saga).n - 1
+  count(saga, -1)
   if failed then
     row.status = 'F'
     put_row(saga, entry, row)
-    counts(saga).f = counts(saga).f + 1
+    count_failures(saga, 1)
   else
     put_row(saga, entry, false)
     add(saga, 'drops', 'i:' .. entry)
@@ -176,8 +185,8 @@ end
 
 -- If the saga unwinds and nothing is left to undo, it has ended.
 local function close_if_unwound(saga)
-  if saga.state == 'compensating' and counts(saga).n == 0 then
-    turn(saga, counts(saga).f > 0 and 'failed' or 'compensated')
+  if saga.state == 'compensating' and saga.open == 0 then
+    turn(saga, (saga.failed or failures(saga)) > 0 and 'failed' or 'compensated')
   end
 end
 
@@ -259,10 +268,9 @@ end
 -- The first target that could not be written (of the wrong type, or a stream that is full), or nil.
 -- keys: journal, dead, letters, timers, parked, inbox (a prefix).
 local function blocked(saga, keys)
-  if not saga.sound then
-    if misfit(saga.record, 'hash') then return saga.record end
-    if misfit(saga.work, 'hash') then return saga.work end
-  end
+  if not saga.sound and misfit(saga.record, 'hash') then return saga.record end
+  local unseen = not saga.sound or saga.blank and (saga.sets or saga.dirty or saga.drops)
+  if unseen and misfit(saga.work, 'hash') then return saga.work end
   if not keys.sound then
     if misfit(keys.journal, 'stream') then return keys.journal end
     if misfit(keys.timers, 'zset') then return keys.timers end
@@ -310,14 +318,7 @@ local function write_ledger(saga)
       add(saga, 'drops', 'e:' .. entry)
     end
   end
-  local counted = saga.counts
-  if counted and counted.n == 0 and counted.f == 0 then
-    add(saga, 'drops', 'n')
-    add(saga, 'drops', 'f')
-  elseif counted then
-    put(saga, 'sets', 'n', counted.n)
-    if counted.f ~= counted.written then put(saga, 'sets', 'f', counted.f) end
-  end
+  if saga.failed == 0 then add(saga, 'drops', 'f') elseif saga.failed then put(saga, 'sets', 'f', saga.failed) end
   if saga.sets then set_fields(saga, saga.sets) end
   if saga.drops then drop_fields(saga, saga.drops) end
 end
@@ -369,6 +370,15 @@ local function write_letter(saga, keys)
   redis.call('HSET', saga.record, index, entry)
 end
 
+-- Have the record say that there is something in the work, and how many entries of it are not settled: none
+-- if the saga completes, for then the ledger goes.
+local function note_open(saga, completes)
+  local begins = saga.blank and (saga.sets or saga.dirty)
+  if begins or saga.counted or completes and not saga.blank then
+    put(saga, 'fields', 'open', completes and 0 or saga.open)
+  end
+end
+
 local function record_fields(saga)
   local fields = saga.fields or NONE
   if not saga.changed then return unpack(fields) end
@@ -378,10 +388,12 @@ end
 
 -- Write a planned change. Only to be called when blocked() found nothing.
 local function apply(saga, keys, now)
+  local completes = saga.changed and saga.state == 'completed'
+  note_open(saga, completes)
   if saga.changed or saga.fields then redis.call('HSET', saga.record, record_fields(saga)) end
   if saga.forgets then redis.call('HDEL', saga.record, unpack(saga.forgets)) end
-  if saga.dirty or saga.counts or saga.sets or saga.drops then write_ledger(saga) end
-  if saga.changed and saga.state == 'completed' and not saga.blank then forget_ledger(saga) end
+  if saga.dirty or saga.sets or saga.drops then write_ledger(saga) end
+  if completes and not saga.blank then forget_ledger(saga) end
   if saga.events then
     for _, event in ipairs(saga.events) do redis.call('XADD', unpack(event)) end
   end
