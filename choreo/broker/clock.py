@@ -47,14 +47,16 @@ class ServerClock:
         self._asked: float | None = None
         #: What to add to the monotonic clock, in seconds, to have the server's.
         self._ahead = time.time() - monotonic()
-        self._shown = (monotonic(), 0.0)
+        #: What was shown last (seconds since the epoch), and when by the monotonic clock.
+        self._shown, self._shown_at = 0.0, monotonic()
 
     def __call__(self) -> int:
         """Milliseconds since the epoch."""
         at = self._monotonic()
-        shown_at, shown = self._shown
-        now = max(at + self._ahead, shown + (at - shown_at) * _SLOW)
-        self._shown = (at, now)
+        now, least = at + self._ahead, self._shown + (at - self._shown_at) * _SLOW
+        if now < least:
+            now = least
+        self._shown, self._shown_at = now, at
         return int(now * 1000)
 
     @property
@@ -96,6 +98,6 @@ class ServerClock:
             time_there = int(seconds) + int(microseconds) / 1_000_000
             samples.append((received - sent, time_there - (sent + received) / 2))
         if self._asked is None:
-            self._shown = (self._monotonic(), 0.0)  # what was shown before was only a guess
+            self._shown, self._shown_at = 0.0, self._monotonic()  # what was shown before was only a guess
         self._ahead = min(samples)[1]
         self._asked = self._monotonic()

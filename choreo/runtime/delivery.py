@@ -77,7 +77,7 @@ class Handling:
         if fields.get(b"type") not in self._heard:
             return None
         try:
-            return Work(judge(self.topology, place, fields))
+            return Work(judge(self.topology, place, fields), place.partition)
         except Malformed:
             return None
 
@@ -87,7 +87,7 @@ class Handling:
             entry = parse(delivery.fields or {})
             if self.topology.keys.partition(entry.subject) != partition:
                 raise NoWork(f"saga {entry.subject!r} belongs into another partition")
-            work = Work.of_inbox(entry)
+            work = Work.of_inbox(entry, partition)
             if work.undo and not work.undo.startswith(f"{self.participant}/"):
                 raise NoWork(f"it asks to undo {work.undo!r:.100}")
         except (Malformed, NoWork) as error:
@@ -135,9 +135,9 @@ class Handling:
         if bench is None:
             note = f"participant {self.participant} has no step {work.step} for {envelope.type} any more"
             logger.error("saga %r: %s", envelope.subject, note)
-            head = self.draft.head(delivery, envelope, work.step, work.attempt)
+            head = self.draft.head(delivery, work, work.step)
             return self.draft.orphaned(head, envelope, note)
-        head = self.draft.head(delivery, envelope, bench.step.name, work.attempt)
+        head = self.draft.head(delivery, work, bench.step.name)
         try:
             event = bench.decode(envelope)
         except msgspec.DecodeError as error:
@@ -169,12 +169,6 @@ class Handling:
         if answer.verdict is Verdict.POISON:
             logger.error("%s/%s, saga %r: %s", self.participant, head.step, head.saga_id, _POISONOUS)
             return self.draft.dead(head, bench, envelopes, Reason.POISON, _POISONOUS)
-        return await self._run(head, bench, envelopes, events)
-
-    async def _run(
-        self, head: Head, bench: Bench, envelopes: Sequence[Envelope], events: Sequence[Event]
-    ) -> Decision:
-        """Run the step, and say what came of it."""
         context = self._context(head) if bench.step.takes_context else None
         try:
             returned, emitted = await bench.run(events, context)
@@ -197,7 +191,7 @@ class Handling:
 
     def _publish(self, delivery: Delivery, work: Work) -> Decision:
         """Publish an event that was planned."""
-        head = self.draft.head(delivery, work.envelope, work.step, work.attempt)
+        head = self.draft.head(delivery, work, work.step)
         head.began = work.envelope.began
         try:
             return self.draft.publish(head, work.envelope)
@@ -212,7 +206,7 @@ class Handling:
         bench = self._steps.get(step)
         undo = bench.step.compensation if bench else None
         name = undo.name if undo else "undo"
-        head = self.draft.head(delivery, work.envelope, step, work.attempt)
+        head = self.draft.head(delivery, work, step)
         head.event, head.type, head.back = event, "", True
         return Opening(BeginUndo(head, name), partial(self._undo, head, bench, name))
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import secrets
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
+from functools import lru_cache
 from itertools import count
 from typing import Any
 
@@ -15,7 +16,7 @@ from choreo.model.context import Emitted
 from choreo.model.event import type_name
 from choreo.model.policy import Retry
 from choreo.runtime.handlers import Bench, describe
-from choreo.runtime.parked import due_at
+from choreo.runtime.parked import Work, due_at
 from choreo.wire.envelope import BACK, Envelope, Reason, derive_id, encode_data
 from choreo.wire.inbox import Parked, pack
 from choreo.wire.topology import Topology
@@ -27,7 +28,7 @@ def counted_tokens() -> Callable[[], str]:
     return lambda: f"{word}{next(numbers):x}"
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class Drafts:
     """Writes decisions for one participant."""
 
@@ -35,25 +36,21 @@ class Drafts:
     topology: Topology
     clock: Clock
     make_token: Callable[[], str] = field(default_factory=counted_tokens)
+    _outlet: Callable[[int, str, str], tuple[str, str]] = field(init=False)
+    """See :meth:`_find_outlet`."""
 
-    def head(self, delivery: Delivery, envelope: Envelope, step: str, attempt: int) -> Head:
+    def __post_init__(self) -> None:
+        self._outlet = lru_cache(1024)(self._find_outlet)
+
+    def head(self, delivery: Delivery, work: Work, step: str) -> Head:
         """What every decision about this delivery says. Its token marks this attempt to commit."""
+        envelope = work.envelope
         saga = self.topology.saga_type_of(envelope.type, envelope.sagatype)
         return Head(
-            partition=self.topology.keys.partition(envelope.subject),
-            stream=delivery.stream,
-            entry=delivery.entry,
-            deliveries=delivery.deliveries,
-            saga_id=envelope.subject,
-            saga_type=saga.name if saga else envelope.sagatype,
-            step=step,
-            event=envelope.id,
-            type=envelope.type,
-            token=self.make_token(),
-            back=envelope.phase == BACK,
-            began=self.clock(),
-            attempt=attempt,
-        )
+            work.partition, delivery.stream, delivery.entry, delivery.deliveries, envelope.subject,
+            saga.name if saga else envelope.sagatype, step, envelope.id, envelope.type, self.make_token(),
+            envelope.phase == BACK, self.clock(), work.attempt,
+        )  # fmt: skip
 
     def key(self, head: Head, undo: str = "") -> str:
         """The idempotency key of a step for an event, or of its undo."""
@@ -67,7 +64,8 @@ class Drafts:
         emissions = []
         for position, (event, after) in enumerate(emitted):
             event_id, name = derive_id(head.event, self.participant, source, str(position)), type_name(event)
-            emission = self._emission(head, event_id, name, encode_data(event))
+            stream, ends = self._outlet(head.partition, head.saga_type, name)
+            emission = Emission(stream, event_id, name, ends, encode_data(event))
             if after is not None:
                 envelope = Envelope(
                     event_id, name, head.saga_id, emission.data, source=f"{self.participant}/{source}",
@@ -76,13 +74,9 @@ class Drafts:
                 )  # fmt: skip
                 parked = Parked(1, event=envelope.pack(), step=head.step, planned=True).pack()
                 due = self.clock() + round(after * 1000)
-                emission = Emission(emission.stream, event_id, name, "", parked, due)
+                emission = Emission(stream, event_id, name, "", parked, due)
             emissions.append(emission)
         return tuple(emissions)
-
-    def _emission(self, head: Head, event_id: str, event_type: str, data: bytes) -> Emission:
-        stream = self.topology.keys.stream(head.partition, self.topology.stream_of(event_type))
-        return Emission(stream, event_id, event_type, self._ends(head.saga_type, event_type), data)
 
     def publish(self, head: Head, envelope: Envelope) -> Publish:
         """A planned event is due.
@@ -90,10 +84,16 @@ class Drafts:
         Raises:
             UnroutableEvent: if no stream carries it any more.
         """
-        emission = self._emission(head, envelope.id, envelope.type, envelope.data)
+        stream, ends = self._outlet(head.partition, head.saga_type, envelope.type)
+        emission = Emission(stream, envelope.id, envelope.type, ends, envelope.data)
         return Publish(
             head, emission, envelope.source, envelope.cause, envelope.ledger, envelope.traceparent
         )
+
+    def _find_outlet(self, partition: int, saga_type: str, event_type: str) -> tuple[str, str]:
+        """The key of the stream that an event goes to, and what the event does to its saga."""
+        stream = self.topology.stream_of(event_type)
+        return self.topology.keys.stream(partition, stream), self._ends(saga_type, event_type)
 
     def _ends(self, saga_type: str, event_type: str) -> str:
         saga = self.topology.sagas.get(saga_type)
@@ -128,11 +128,11 @@ class Drafts:
         """The step took effect."""
         keep, ledger, traceparent = bench.covers(emitted), ledger_of(envelopes), envelopes[-1].traceparent
         causes = self.entry(head) if keep else ledger
-        return Done(
-            head, ledger=ledger, keep=keep, input=pack(envelopes) if keep else b"",
-            result=bench.store(returned) if keep else None, joins=bench.joins,
-            emissions=self.emissions(head, emitted, head.step, causes, traceparent), traceparent=traceparent,
-        )  # fmt: skip
+        emissions = self.emissions(head, emitted, head.step, causes, traceparent)
+        if not keep:
+            return Done(head, ledger, False, b"", None, bench.joins, emissions, traceparent)
+        kept, result = pack(envelopes), bench.store(returned)
+        return Done(head, ledger, True, kept, result, bench.joins, emissions, traceparent)
 
     def doubtful(self, head: Head, bench: Bench, envelopes: Sequence[Envelope]) -> Done:
         """The step may have taken effect, and will not run any more."""

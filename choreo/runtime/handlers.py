@@ -80,7 +80,7 @@ class Bench:
         ``context`` may be ``None`` if the step does not take it.
         """
         returned = await self._call(self.step, self.policy, events, context)
-        if isinstance(returned, Iterator):
+        if not isinstance(returned, Event) and isinstance(returned, Iterator):
             returned = list(returned)  # it can be gone through only once
         emitted = _emitted(self.step.function, self.step.outcome, returned, context)
         return returned, emitted
@@ -199,7 +199,7 @@ def _decoder(event: type[Event]) -> Callable[[bytes], Event]:
 
 
 def _emitted(function: Handler, outcome: Outcome, returned: Any, context: Context | None) -> list[Emitted]:
-    emitted = [Emitted(event) for event in check_outcome(function, outcome, returned)]
+    emitted = list(map(Emitted, check_outcome(function, outcome, returned)))
     if context is not None and context._emitted:
         extra = context._emitted
         check_emitted(function, outcome, [each.event for each in extra])

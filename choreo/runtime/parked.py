@@ -19,6 +19,7 @@ class Work(msgspec.Struct, frozen=True, gc=False):
     """What a worker is to do: handle an event, undo the step of a ledger entry, or publish an event."""
 
     envelope: Envelope
+    partition: int
     attempt: int = 1
     undo: str = ""
     step: str = ""
@@ -27,21 +28,21 @@ class Work(msgspec.Struct, frozen=True, gc=False):
     """Whether the event is to be published now."""
 
     @classmethod
-    def of_inbox(cls, entry: Envelope) -> Work:
-        """The work that an inbox entry asks for.
+    def of_inbox(cls, entry: Envelope, partition: int) -> Work:
+        """The work that an entry of a partition's inbox asks for.
 
         Raises:
             NoWork: if it asks for none.
         """
         try:
             if entry.type == UNDO:
-                return cls(entry, undo=entry.data.decode())
+                return cls(entry, partition, undo=entry.data.decode())
             if entry.type == RETRY:
                 parked = Parked.unpack(entry.data)
                 if parked.undo:
-                    return cls(entry, parked.attempt, parked.undo)
+                    return cls(entry, partition, parked.attempt, parked.undo)
                 event = Envelope.unpack(parked.event)
-                return cls(event, parked.attempt, step=parked.step, planned=parked.planned)
+                return cls(event, partition, parked.attempt, step=parked.step, planned=parked.planned)
         except (UnicodeDecodeError, msgspec.DecodeError) as error:
             raise NoWork(f"the inbox holds an entry that cannot be read: {error}") from None
         raise NoWork(f"the inbox holds an entry that is no request: {entry.type!r:.100}")

@@ -150,7 +150,7 @@ class History:
 
     def _hold(self, step: Step, worker: Worker, delivery: Delivery) -> None:
         entry = parse(delivery.fields or {})
-        work = Work(entry) if delivery.stream == self.desk.stream() else Work.of_inbox(entry)
+        work = Work(entry, 0) if delivery.stream == self.desk.stream() else Work.of_inbox(entry, 0)
         same = [
             each for each in self.held
             if (each.step, each.delivery.stream, each.delivery.entry) == (step, delivery.stream, delivery.entry)

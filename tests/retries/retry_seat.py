@@ -86,7 +86,7 @@ class Seat:
     def head(self, delivery: Delivery) -> Head:
         """The head of a decision about a delivery: an event, a retry, or a request to undo."""
         envelope = parse(delivery.fields or {})
-        work = Work.of_inbox(envelope) if delivery.stream == self.streams[1] else Work(envelope)
+        work = Work.of_inbox(envelope, 0) if delivery.stream == self.streams[1] else Work(envelope, 0)
         step, event = self.step, work.envelope.id
         if work.undo:
             step, _, event = work.undo.partition("/")[2].partition(":")
@@ -101,7 +101,7 @@ class Seat:
         """This attempt of a step failed, and the next one is due at ``due`` (ms)."""
         head = self.head(delivery)
         envelope = parse(delivery.fields or {})
-        event = Work.of_inbox(envelope).envelope if delivery.stream == self.streams[1] else envelope
+        event = Work.of_inbox(envelope, 0).envelope if delivery.stream == self.streams[1] else envelope
         parking = _parking(due, Parked(head.attempt + 1, event=event.pack()))
         return RetryStep(head, parking, keep=keep, input=b"input" if keep else b"")
 
