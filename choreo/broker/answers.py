@@ -53,6 +53,12 @@ def _short_answer(line: bytes) -> Answer:
     return Answer(_VERDICTS[word], (rest,) if space else ())
 
 
+@lru_cache(maxsize=1024)
+def go_ahead(saga_type: str) -> Answer:
+    """What the gate answers when a step may run."""
+    return Answer(Verdict.RUN, (saga_type.encode(),))
+
+
 def read_answer(answer: bytes | list[bytes]) -> Answer:
     """An answer as the script gives it: one line, or a verdict and packed events."""
     if isinstance(answer, bytes):

@@ -13,7 +13,7 @@ from typing import Any, NamedTuple
 
 import msgspec
 
-from choreo.broker.answers import Answer, Verdict
+from choreo.broker.answers import Answer, Verdict, go_ahead
 from choreo.broker.clock import Clock
 from choreo.broker.gate import Begin, BeginUndo, Decision, Head, Look, RetryUndo, Stuck, Undone
 from choreo.broker.groups import Delivery
@@ -22,15 +22,19 @@ from choreo.model.context import Context
 from choreo.model.event import Event
 from choreo.runtime.drafts import Drafts, trigger_of
 from choreo.runtime.handlers import Bench, describe, text_of
-from choreo.runtime.lives import ask
+from choreo.runtime.lives import ask, turn
 from choreo.runtime.parked import NoWork, Work
 from choreo.wire.envelope import Envelope, Malformed, Reason, parse
-from choreo.wire.facts import Place, judge
+from choreo.wire.facts import Place, judge, time_of
 from choreo.wire.inbox import Parked, unpack
 from choreo.wire.limits import MAX_DELIVERIES
 from choreo.wire.topology import Topology
 
 logger = logging.getLogger("choreo.runtime")
+
+#: For so many milliseconds an event that the gate has published is as good as its answer that the saga runs.
+#: An answer, too, can be that old before the handler has its turn.
+FRESH = 10
 
 _POISONOUS = f"begun {MAX_DELIVERIES} times without an outcome; it seems to kill the worker that handles it"
 
@@ -42,6 +46,8 @@ class Opening(NamedTuple):
     """May it?"""
     outcome: Callable[[Answer], Coroutine[Any, Any, Decision]]
     """Given an answer that lets the life go on: runs the handler, and returns what came of it."""
+    known: Answer | None = None
+    """The answer, if it is known already: then nobody needs to ask."""
 
 
 #: Answers with which a life goes on. With all others the delivery is settled, or not this worker's now.
@@ -58,6 +64,7 @@ class Handling:
     """Event type -> the step that reacts to it."""
     clock: Clock
     resources: Any = None
+    fresh: int = FRESH
     draft: Drafts = field(init=False)
     _steps: dict[str, Bench] = field(init=False)
     _heard: frozenset[bytes | None] = field(init=False)
@@ -103,7 +110,9 @@ class Handling:
         if isinstance(opening, Decision):
             await ask(opening)
             return
-        answer = await ask(opening.question)
+        if opening.known:
+            await turn()
+        answer = opening.known or await ask(opening.question)
         if answer.verdict is Verdict.ASK:
             answer = await ask(Begin(opening.question.head, ledger=work.envelope.ledger))
         if answer.verdict in _GOES_ON:
@@ -143,7 +152,8 @@ class Handling:
         except msgspec.DecodeError as error:
             return self._refuse(head, bench, [envelope], error)
         question = self._question(head, bench, envelope)
-        return Opening(question, partial(self._step, head, bench, envelope, event))
+        known = self._known(head, envelope) if type(question) is Look else None
+        return Opening(question, partial(self._step, head, bench, envelope, event), known)
 
     def _question(self, head: Head, bench: Bench, envelope: Envelope) -> Decision:
         """May the step run? That costs but a look if beginning it leaves no trace anyway."""
@@ -152,6 +162,18 @@ class Handling:
             return Look(head)
         part = envelope.pack() if bench.joins else b""
         return Begin(head, ledger=envelope.ledger, undoable=undoable, joins=bench.joins, part=part)
+
+    def _known(self, head: Head, envelope: Envelope) -> Answer | None:
+        """The answer to a look, if the event itself gives it: the gate publishes what leads forward only
+        while the saga lets steps run, and each event once. So it need not be asked just afterwards.
+
+        Only the gate says what caused an event, and when its handler began. If one of the clocks is
+        wrong, events seem to be old, or yet to come, and the gate is asked.
+        """
+        from_gate = envelope.cause and envelope.began and not head.back
+        if from_gate and abs(head.began - time_of(head.entry)) <= self.fresh:
+            return go_ahead(head.saga_type)
+        return None
 
     async def _step(
         self, head: Head, bench: Bench, envelope: Envelope, event: Event, answer: Answer

@@ -73,6 +73,23 @@ def ask_all(decisions: Sequence[Decision]) -> Awaitable[Sequence[Answer]]:
     return _Question(decisions)
 
 
+class _Turn:
+    """Awaited by a life that waits for nothing, but must not go on in whatever task it was begun in."""
+
+    __slots__ = ()
+
+    def __await__(self) -> Generator[_Turn, None, None]:
+        yield self
+
+
+_AWAIT_TURN = _Turn()
+
+
+def turn() -> Awaitable[None]:
+    """Wait until it is this life's turn, in the task that drives lives; for lives alone."""
+    return _AWAIT_TURN
+
+
 class _Apart:
     """Awaited by a life whose handler may wait for anything. Whoever drives the life gives it a task."""
 
@@ -155,7 +172,7 @@ class Lives:
     def start(self, coroutine: Coroutine[Any, Any, None]) -> None:
         """Begin a life, and run it until it waits for something. If :meth:`run` has ended, it never begins.
 
-        No handler runs before the gate was asked, so none ever runs in the caller's task.
+        A life asks the gate, or waits for its turn, before its handler runs: none runs in the caller's task.
         """
         if self._ended:
             coroutine.close()
@@ -223,6 +240,8 @@ class Lives:
             if type(wanted) is _Apart:
                 life.apart = True
                 self._tasks.start_soon(self._call_for, life, wanted.call)
+            elif type(wanted) is _Turn:
+                life.settle(None)
             else:
                 life.decisions = wanted.decisions
                 self._committer.line_up(life)

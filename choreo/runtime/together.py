@@ -9,12 +9,12 @@ from dataclasses import dataclass
 from itertools import compress, islice
 from typing import Any
 
-from choreo.broker.answers import Verdict
+from choreo.broker.answers import Answer, Verdict
 from choreo.broker.gate import Decision
 from choreo.broker.groups import Delivery
 from choreo.errors import BrokerError
 from choreo.runtime.delivery import Handling, Opening
-from choreo.runtime.lives import SLICE, Lives, ask, ask_all
+from choreo.runtime.lives import SLICE, Lives, ask, ask_all, turn
 from choreo.runtime.parked import Work
 from choreo.wire.limits import MAX_BATCH, MAX_BATCH_BYTES
 
@@ -49,7 +49,7 @@ class Together:
 
     def start(self, found: Sequence[tuple[Delivery, Work]]) -> None:
         """Begin the lives of deliveries that are in hand."""
-        groups: dict[tuple[int, bool], list[_Member]] = {}
+        groups: dict[tuple[int, bool, bool], list[_Member]] = {}
         for delivery, work in found:
             opening = self._open(delivery, work) if self.handling.is_quick(delivery, work) else None
             if opening is None:
@@ -58,7 +58,8 @@ class Together:
                 self.lives.start(self._commit_alone(delivery, opening))
             else:
                 head = opening.question.head
-                groups.setdefault((head.partition, head.back), []).append(_Member(delivery, work, opening))
+                kind = head.partition, head.back, opening.known is None
+                groups.setdefault(kind, []).append(_Member(delivery, work, opening))
         for group in groups.values():
             members = iter(group)
             while part := list(islice(members, MAX_BATCH)):
@@ -84,7 +85,7 @@ class Together:
     async def _run(self, group: Sequence[_Member], held: set[_Member]) -> list[tuple[_Member, Decision]]:
         """Run those that may run, for as long as it is this life's turn; returns what came of them."""
         try:
-            answers = await ask_all([each.opening.question for each in group])
+            answers = await _answers(group)
         except BrokerError:  # one of them cannot even ask: each shall find out for itself
             for each in group:
                 self._go_alone(each, held)
@@ -112,6 +113,8 @@ class Together:
 
     def _go_later(self, group: Sequence[_Member], held: set[_Member], size: int) -> None:
         held.difference_update(group)
+        for each in group:
+            each.opening = each.opening._replace(known=None)
         parts = deque(group[first : first + size] for first in range(0, len(group), size))
         self.lives.start(self._live_by_parts(parts))
 
@@ -148,6 +151,15 @@ class Together:
             logger.warning("%s of %s is left pending: %s", delivery.entry, delivery.stream, error)
         finally:
             self.let_go(delivery)
+
+
+async def _answers(group: Sequence[_Member]) -> Sequence[Answer]:
+    """The gate's answers to what the members of a group ask; of all of them they are known, or of none."""
+    known = [each.opening.known for each in group if each.opening.known]
+    if not known:
+        return await ask_all([each.opening.question for each in group])
+    await turn()
+    return known
 
 
 def _at_once(running: Coroutine[Any, Any, Decision]) -> Decision:

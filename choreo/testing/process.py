@@ -107,6 +107,7 @@ class _StagedWorker(Worker):
 
     def _make_handling(self, resources: Any) -> Handling:
         handling = super()._make_handling(resources)
+        handling.fresh = -1  # no time passes between a step and the next: everything would seem fresh
         handling.draft = dataclasses.replace(handling.draft, make_token=self._process.stage.make_token)
         return handling
 

@@ -71,7 +71,7 @@ def _event_fact(topology: Topology, envelope: Envelope, entry_id: str) -> Fact:
     participant, step, undo = _parts_of(envelope.source)
     saga = topology.saga_type_of(envelope.type, envelope.sagatype)
     return Fact(
-        envelope.id, _EVENT, envelope.time or _time_of(entry_id), envelope.type, envelope.cause,
+        envelope.id, _EVENT, envelope.time or time_of(entry_id), envelope.type, envelope.cause,
         participant, step, undo, envelope.began, envelope.state, envelope.seq, saga.name if saga else "",
         envelope.phase == BACK, _timed_out(envelope.data) if envelope.type == _TIMED_OUT else "", "",
         envelope.asks, tuple(envelope.ledger.split()) if envelope.ledger else (), entry=entry_id,
@@ -99,8 +99,9 @@ def _timed_out(data: bytes) -> str:
         return ""
 
 
-def _time_of(entry_id: str) -> int:
-    """A producer that gave no time: when the server took the entry in is the best that is known."""
+def time_of(entry_id: str) -> int:
+    """When the server took an entry in: milliseconds since the epoch. For a producer that gave no time, it is
+    the best that is known."""
     return int(entry_id.partition("-")[0] or 0)
 
 
@@ -121,7 +122,7 @@ def of_journal(
             raise ValueError(f"id {text['id']!r}, state {text['state']!r}")
         fact = Fact(
             id=text["id"], kind=Kind(text["kind"]), type=text["type"],
-            time=number(entry, b"time") or _time_of(entry_id),
+            time=number(entry, b"time") or time_of(entry_id),
             cause=text["cause"], participant=text["participant"], step=text["step"], undo=text["undo"],
             began=number(entry, b"began"), state=text["state"], seq=number(entry, b"seq"),
             saga_type=text["sagatype"] if text["sagatype"] in topology.sagas else "",
@@ -150,6 +151,6 @@ def _words(entry: Mapping[bytes, bytes], name: str) -> str:
 def of_malformed(stream: str, entry_id: str, malformed: Malformed) -> Fact:
     """The fact that an entry naming a saga was refused; ``stream`` is the key where it stands."""
     return Fact(
-        id=f"refused:{stream}:{entry_id}", kind=Kind.REFUSED, time=_time_of(entry_id), entry=entry_id,
+        id=f"refused:{stream}:{entry_id}", kind=Kind.REFUSED, time=time_of(entry_id), entry=entry_id,
         note=f"{malformed.reason.value}: {malformed.detail}", detail=malformed.reason.value,
     )  # fmt: skip
