@@ -111,7 +111,7 @@ def run_participant(settings: Settings, name: str, workers: int, lifeline: int |
 def run_tracker(settings: Settings) -> int:
     """Run a tracker, which makes the views that `sagas` and `trace` show.
 
-    More than one may run: one is at work, the others stand by.
+    More than one may run: they share the work, and where one stops, the others take over.
     """
     from choreo.cli import running
 

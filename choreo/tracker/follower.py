@@ -21,6 +21,7 @@ from choreo.tracker.appetite import Appetite
 from choreo.tracker.deadlines import Watch
 from choreo.tracker.housekeeping import Housekeeping
 from choreo.tracker.projection import Projector
+from choreo.tracker.sharing import Sharing
 from choreo.wire.keys import TRACKER_GROUP
 from choreo.wire.topology import Topology
 
@@ -37,7 +38,7 @@ _IN_TURN, _AT_ONCE = 8, 2
 _PATIENCE = 5
 #: Seconds between looks at a server that cannot hold a read (fakeredis), if nothing wakes the reader.
 _POLL = 0.05
-#: Seconds that a tracker which was overtaken by another stays out of its way.
+#: Seconds that a tracker leaves alone what another is at work on, before it looks how that one fares.
 _STANDBY = 1.0
 #: Seconds between looks whether positions and versions are still what this tracker believes.
 _VERIFY = 1.0
@@ -46,7 +47,7 @@ _ASIDE = 5.0
 
 
 class Tracker:
-    """Projects every partition. Several may run: one is ahead, the others stand by.
+    """Projects every partition. Several may run: they share the partitions, see :class:`Sharing`.
 
     Progress and projections are written in one script that refuses when somebody else has got further.
     So a tracker that is killed, paused or run twice neither misses nor doubles anything.
@@ -64,8 +65,7 @@ class Tracker:
         #: Partitions of which the last read left something unread, or that were not read yet; those whose
         #: turn it is come first.
         self._behind: dict[int, Projector] = {}
-        #: Partitions in which another tracker was faster just now.
-        self._overtaken: list[Projector] = []
+        self._sharing = Sharing()
         #: The partition whose turn it is to time out.
         self._turn = 0
         self._clock = clock or broker.clock
@@ -134,7 +134,9 @@ class Tracker:
                 continue
             failures = 0
             if not projected and not self._behind:
-                return total
+                if not self._sharing.forget():
+                    return total
+                await anyio.sleep(_STANDBY)  # another tracker is at work: see what it leaves to be done
             total += projected
 
     async def rebuild(self) -> int:
@@ -178,8 +180,7 @@ class Tracker:
                 self._set_aside(projector, error)
                 continue
             if fired is None:
-                self._overtaken.append(projector)
-                await self._stand_by()
+                self._leave(projector)
             if fired:
                 # What is published meanwhile is read before more sagas time out.
                 return fired
@@ -217,8 +218,6 @@ class Tracker:
             projected += await self._take_in(following, self._appetite, longest)
         if behind:
             projected += await self._catch_up(behind)
-        if self._overtaken:
-            await self._stand_by()
         if not projected and not self._behind and anyio.current_time() > self._verified + _VERIFY:
             await self._verify()
         return projected
@@ -252,7 +251,7 @@ class Tracker:
             mine = {stream: read[stream] for stream in projector.streams if read.get(stream)}
             try:
                 if mine and not await self._project(projector, mine):
-                    self._overtaken.append(projector)
+                    self._leave(projector)
             except BrokerRefused as error:
                 self._set_aside(projector, error)
         return sum(map(len, read.values()))
@@ -273,10 +272,13 @@ class Tracker:
 
     async def _find_progress(self) -> None:
         for projector in self._projectors:
-            partition = projector.partition
-            if partition in self._progress or self._aside.get(partition, 0.0) > anyio.current_time():
+            partition, now = projector.partition, anyio.current_time()
+            rests = self._aside.get(partition, 0.0) > now or self._sharing.rests(partition, now)
+            if partition in self._progress or rests:
                 continue
             try:
+                if self._sharing.left(partition) and not await self._take_back(projector):
+                    continue
                 await self._broker.groups.ensure(projector.streams, TRACKER_GROUP)
                 await self._broker.projections.wipe(partition, projector.streams, begin=False)
                 progress = await self._look_up(projector)
@@ -285,6 +287,13 @@ class Tracker:
                 self._behind[partition] = projector
             except BrokerRefused as error:
                 self._set_aside(projector, error)
+
+    async def _take_back(self, projector: Projector) -> bool:
+        """Whether to go on with a partition that another tracker was at work on."""
+        progress = await self._broker.projections.progress(projector.partition, projector.streams)
+        ends = await self._broker.projections.newest(projector.streams)
+        again = anyio.current_time() + _STANDBY
+        return self._sharing.take_back(projector.partition, progress, ends, again, idle=not self._behind)
 
     async def _remake(self, projector: Projector, progress: Progress) -> None:
         """Make the views that a wipe has left without one, though their entries were trimmed."""
@@ -357,9 +366,7 @@ class Tracker:
         self._lose_track(projector)
         self._aside[projector.partition] = anyio.current_time() + _ASIDE
 
-    async def _stand_by(self) -> None:
-        logger.info("%d partitions: another tracker is at work; standing by", len(self._overtaken))
-        while self._overtaken:
-            self._lose_track(self._overtaken.pop())
-        with anyio.move_on_after(_STANDBY):
-            await self._stopping.wait()
+    def _leave(self, projector: Projector) -> None:
+        logger.debug("partition %d: another tracker is at work there", projector.partition)
+        self._lose_track(projector)
+        self._sharing.leave(projector.partition, anyio.current_time())
