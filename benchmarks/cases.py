@@ -38,8 +38,8 @@ class Scale:
     sagas: int = 50_000
     seconds: float = 10.0
     """Of a latency run."""
-    minute: int = 500_000
-    """Sagas that keep three processes and the tracker busy for about a minute."""
+    minute: int = 400_000
+    """Sagas that keep three processes, and one tracker or two, busy for about a minute."""
     stored: int = 1_000_000
     """Sagas that are there already, in the case of growth."""
 
@@ -111,19 +111,20 @@ def tracking(server: Server, scale: Scale) -> Iterable[Row]:
 
 
 def minute(server: Server, scale: Scale) -> Iterable[Row]:
-    """Participants at full load and the tracker beside them, for about a minute; once."""
-    lap, lag = _all_together(server, scale.minute)
-    seconds = HOPS * scale.minute / lap.rate
-    yield _lap_row(f"tracker beside for {seconds:.0f} s", "choreo", "hops/s", [lap])
-    yield Row(f"tracker beside for {seconds:.0f} s", "work behind at the end", "s", [lag], "<= 1")
+    """Participants at full load, and one tracker or two beside them, for about a minute; once."""
+    for trackers, who in ((1, "a tracker"), (2, "two trackers")):
+        lap, lag = _all_together(server, scale.minute, trackers)
+        case = f"{who} beside for {HOPS * scale.minute / lap.rate:.0f} s"
+        yield _lap_row(case, "choreo", "hops/s", [lap])
+        yield Row(case, "work behind at the end", "s", [lag], "<= 1")
 
 
-def _all_together(server: Server, sagas: int) -> tuple[Lap, float]:
-    """Three participants and the tracker empty a backlog. Returns how the participants did, and how many
-    seconds the tracker needed after them to catch up."""
+def _all_together(server: Server, sagas: int, trackers: int = 1) -> tuple[Lap, float]:
+    """Three participants and trackers empty a backlog. Returns how the participants did, and how many
+    seconds the trackers needed after them to catch up."""
     server.clear()
     publish(server, choreo_, 0, sagas)
-    with crew("choreo_", [*APART, choreo_.TRACKER], server.url, go=False) as members:
+    with crew("choreo_", [*APART, *[choreo_.TRACKER] * trackers], server.url, go=False) as members:
         lap = timed(server, members, HOPS * sagas, lambda: HOPS * length(server, ENDS))
         end = time.perf_counter()
         wait_until(lambda: _projected(server, 1), 1)
