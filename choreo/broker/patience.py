@@ -73,6 +73,11 @@ class Patience:
         self._outage = outage or Outage(logger, what)
         self._failures = 0
 
+    @property
+    def failing(self) -> bool:
+        """Whether the last attempt failed."""
+        return self._failures > 0
+
     async def pause(self, error: BaseException | str, until: anyio.Event | None = None) -> None:
         """Note a failure, and wait; no longer than ``until`` is set."""
         seconds = pause_after(self._failures)

@@ -71,6 +71,17 @@ class Progress:
 
 
 @dataclass(frozen=True, slots=True)
+class Standing:
+    """How a partition stands, seen from outside."""
+
+    version: int
+    positions: dict[str, str]
+    """As in :class:`Progress`."""
+    ends: dict[str, str]
+    """Stream key -> its last entry; ``0-0`` if it holds none, or is no stream."""
+
+
+@dataclass(frozen=True, slots=True)
 class Projections:
     """The tracker's own keys of one namespace."""
 
@@ -87,6 +98,27 @@ class Projections:
             for stream, position in zip(streams, found, strict=True)
         }
         return Progress(int(version or 0), positions)
+
+    async def standings(self, streams: Mapping[int, Sequence[str]]) -> dict[int, Standing]:
+        """How partitions stand, in one round trip; ``streams`` of each.
+
+        What cannot be read counts as empty.
+        """
+        commands: list[Sequence[Argument]] = []
+        for partition, names in streams.items():
+            fields = [f"at:{stream}" for stream in names]
+            commands.append(("HMGET", self.keys.tracker(partition), "version", *fields))
+            commands += [("XREVRANGE", stream, "+", "-", "COUNT", 1) for stream in names]
+        answers = iter(await self.connection.call_many(commands))
+        found = {}
+        for partition, names in streams.items():
+            known = next(answers)
+            version, *at = [None] * (len(names) + 1) if isinstance(known, Exception) else known
+            positions = {name: each.decode() for name, each in zip(names, at, strict=True) if each}
+            last = [answer for _, answer in zip(names, answers, strict=False)]
+            ends = {name: _last_id(entries) for name, entries in zip(names, last, strict=True)}
+            found[partition] = Standing(int(version or 0), positions, ends)
+        return found
 
     async def newest(self, streams: Sequence[str]) -> dict[str, str]:
         """The id that each stream gave last, whether or not it still holds that entry; ``0-0`` if it gave
@@ -223,6 +255,10 @@ class Projections:
         how = "begin" if begin else "go on"
         while await self.connection.run("wipe", names, [how, *prefixes, _WIPE]) != -1:
             how = "go on"
+
+
+def _last_id(entries: Exception | Sequence[Sequence[bytes]]) -> str:
+    return "0-0" if isinstance(entries, Exception) or not entries else entries[0][0].decode()
 
 
 def _write_call(keys: Keys, batch: Batch) -> tuple[list[str], list[Argument]]:

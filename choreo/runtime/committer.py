@@ -89,6 +89,11 @@ class Committer:
         self._patience = Patience(logger, "committing", outage)
         self._obstacles = Patience(logger, f"{identity.participant}: committing")
 
+    @property
+    def hindered(self) -> bool:
+        """Whether the server could not take, or has refused, what was sent last."""
+        return bool(self._aside) or self._patience.failing
+
     def line_up(self, asking: Asking) -> None:
         """Have decisions sent with the next batch of their partition.
 

@@ -39,6 +39,13 @@ FRESH = 10
 _POISONOUS = f"begun {MAX_DELIVERIES} times without an outcome; it seems to kill the worker that handles it"
 
 
+class Known(NamedTuple):
+    """What the gate would answer, and until when (by the worker's clock) it need not be asked."""
+
+    answer: Answer
+    until: int
+
+
 class Opening(NamedTuple):
     """How the life of a delivery begins, if a handler is to run."""
 
@@ -46,8 +53,7 @@ class Opening(NamedTuple):
     """May it?"""
     outcome: Callable[[Answer], Coroutine[Any, Any, Decision]]
     """Given an answer that lets the life go on: runs the handler, and returns what came of it."""
-    known: Answer | None = None
-    """The answer, if it is known already: then nobody needs to ask."""
+    known: Known | None = None
 
 
 #: Answers with which a life goes on. With all others the delivery is settled, or not this worker's now.
@@ -64,6 +70,8 @@ class Handling:
     """Event type -> the step that reacts to it."""
     clock: Clock
     resources: Any = None
+    hindered: Callable[[], bool] = bool
+    """Whether the gate cannot be asked just now."""
     fresh: int = FRESH
     draft: Drafts = field(init=False)
     _steps: dict[str, Bench] = field(init=False)
@@ -104,19 +112,25 @@ class Handling:
 
     # -- a life ------------------------------------------------------------------------------------
 
-    async def handle(self, delivery: Delivery, work: Work) -> None:
-        """Do what is to be done."""
+    async def handle(self, delivery: Delivery, work: Work, *, asked: bool = False) -> None:
+        """Do what is to be done. ``asked``: whether the gate was asked about it before."""
         opening = self.open(delivery, work)
         if isinstance(opening, Decision):
             await ask(opening)
             return
-        if opening.known:
-            await turn()
-        answer = opening.known or await ask(opening.question)
+        answer = None if asked else await self.known_answer(opening.known)
+        answer = answer or await ask(opening.question)
         if answer.verdict is Verdict.ASK:
             answer = await ask(Begin(opening.question.head, ledger=work.envelope.ledger))
         if answer.verdict in _GOES_ON:
             await ask(await opening.outcome(answer))
+
+    async def known_answer(self, known: Known | None) -> Answer | None:
+        """The answer, if it is known, and still good when the life that asks has its turn."""
+        if known is None:
+            return None
+        await turn()
+        return known.answer if self.clock() <= known.until and not self.hindered() else None
 
     def open(self, delivery: Delivery, work: Work) -> Opening | Decision:
         """What to ask the gate first, and what to do then; or at once what becomes of the delivery."""
@@ -163,17 +177,21 @@ class Handling:
         part = envelope.pack() if bench.joins else b""
         return Begin(head, ledger=envelope.ledger, undoable=undoable, joins=bench.joins, part=part)
 
-    def _known(self, head: Head, envelope: Envelope) -> Answer | None:
-        """The answer to a look, if the event itself gives it: the gate publishes what leads forward only
-        while the saga lets steps run, and each event once. So it need not be asked just afterwards.
+    def _known(self, head: Head, envelope: Envelope) -> Known | None:
+        """The answer to a look, if the event itself gives it: the gate publishes what leads forward while the
+        saga lets steps run (if it is not so any more after that very commit, it says so), and each event
+        once. So it need not be asked just afterwards.
 
-        Only the gate says what caused an event, and when its handler began. If one of the clocks is
-        wrong, events seem to be old, or yet to come, and the gate is asked.
+        Only the gate says what caused an event, and when its handler began. What was published again, copied
+        or restored bears another time than its entry. While clocks differ, the gate is mostly asked.
         """
-        from_gate = envelope.cause and envelope.began and not head.back
-        if from_gate and abs(head.began - time_of(head.entry)) <= self.fresh:
-            return go_ahead(head.saga_type)
-        return None
+        if not (envelope.cause and envelope.began) or head.back or envelope.unwinds:
+            return None
+        entered, told = time_of(head.entry), envelope.time
+        until = min(entered, told) + self.fresh
+        if head.began > until or max(entered, told) > head.began + self.fresh:
+            return None
+        return Known(go_ahead(envelope.sagatype or head.saga_type), until)
 
     async def _step(
         self, head: Head, bench: Bench, envelope: Envelope, event: Event, answer: Answer

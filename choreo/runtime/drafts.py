@@ -36,7 +36,7 @@ class Drafts:
     topology: Topology
     clock: Clock
     make_token: Callable[[], str] = field(default_factory=counted_tokens)
-    _outlet: Callable[[int, str, str], tuple[str, str]] = field(init=False)
+    _outlet: Callable[[str, str], tuple[str, str]] = field(init=False)
     """See :meth:`_find_outlet`."""
 
     def __post_init__(self) -> None:
@@ -64,7 +64,8 @@ class Drafts:
         emissions = []
         for position, (event, after) in enumerate(emitted):
             event_id, name = derive_id(head.event, self.participant, source, str(position)), type_name(event)
-            stream, ends = self._outlet(head.partition, head.saga_type, name)
+            topic, ends = self._outlet(head.saga_type, name)
+            stream = self.topology.keys.stream(head.partition, topic)
             emission = Emission(stream, event_id, name, ends, encode_data(event))
             if after is not None:
                 envelope = Envelope(
@@ -84,16 +85,16 @@ class Drafts:
         Raises:
             UnroutableEvent: if no stream carries it any more.
         """
-        stream, ends = self._outlet(head.partition, head.saga_type, envelope.type)
+        topic, ends = self._outlet(head.saga_type, envelope.type)
+        stream = self.topology.keys.stream(head.partition, topic)
         emission = Emission(stream, envelope.id, envelope.type, ends, envelope.data)
         return Publish(
             head, emission, envelope.source, envelope.cause, envelope.ledger, envelope.traceparent
         )
 
-    def _find_outlet(self, partition: int, saga_type: str, event_type: str) -> tuple[str, str]:
-        """The key of the stream that an event goes to, and what the event does to its saga."""
-        stream = self.topology.stream_of(event_type)
-        return self.topology.keys.stream(partition, stream), self._ends(saga_type, event_type)
+    def _find_outlet(self, saga_type: str, event_type: str) -> tuple[str, str]:
+        """The topic that an event goes to, and what the event does to its saga."""
+        return self.topology.stream_of(event_type), self._ends(saga_type, event_type)
 
     def _ends(self, saga_type: str, event_type: str) -> str:
         saga = self.topology.sagas.get(saga_type)

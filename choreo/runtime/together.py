@@ -13,8 +13,8 @@ from choreo.broker.answers import Answer, Verdict
 from choreo.broker.gate import Decision
 from choreo.broker.groups import Delivery
 from choreo.errors import BrokerError
-from choreo.runtime.delivery import Handling, Opening
-from choreo.runtime.lives import SLICE, Lives, ask, ask_all, turn
+from choreo.runtime.delivery import Handling, Known, Opening
+from choreo.runtime.lives import SLICE, Lives, ask, ask_all
 from choreo.runtime.parked import Work
 from choreo.wire.limits import MAX_BATCH, MAX_BATCH_BYTES
 
@@ -43,8 +43,9 @@ class Together:
 
     lives: Lives
     handling: Handling
-    alone: Callable[[Delivery, Work], Coroutine[Any, Any, None]]
-    """The life of one delivery, from its beginning. It lets go of the delivery at its end."""
+    alone: Callable[[Delivery, Work, bool], Coroutine[Any, Any, None]]
+    """The life of one delivery, from its beginning; and whether the gate was asked about it before. It lets
+    go of the delivery at its end."""
     let_go: Callable[[Delivery], None]
 
     def start(self, found: Sequence[tuple[Delivery, Work]]) -> None:
@@ -53,7 +54,7 @@ class Together:
         for delivery, work in found:
             opening = self._open(delivery, work) if self.handling.is_quick(delivery, work) else None
             if opening is None:
-                self.lives.start(self.alone(delivery, work))
+                self.lives.start(self.alone(delivery, work, False))
             elif isinstance(opening, Decision):
                 self.lives.start(self._commit_alone(delivery, opening))
             else:
@@ -85,7 +86,7 @@ class Together:
     async def _run(self, group: Sequence[_Member], held: set[_Member]) -> list[tuple[_Member, Decision]]:
         """Run those that may run, for as long as it is this life's turn; returns what came of them."""
         try:
-            answers = await _answers(group)
+            answers = await self._answers(group)
         except BrokerError:  # one of them cannot even ask: each shall find out for itself
             for each in group:
                 self._go_alone(each, held)
@@ -111,6 +112,13 @@ class Together:
                 logger.exception("%s of %s is left pending", each.delivery.entry, each.delivery.stream)
         return ran
 
+    async def _answers(self, group: Sequence[_Member]) -> Sequence[Answer]:
+        """The gate's answers to what members of a group ask: of all of them they are known, or of none."""
+        known = [each.opening.known for each in group if each.opening.known]
+        if known and await self.handling.known_answer(min(known, key=_until)):
+            return [each.answer for each in known]
+        return await ask_all([each.opening.question for each in group])
+
     def _go_later(self, group: Sequence[_Member], held: set[_Member], size: int) -> None:
         held.difference_update(group)
         for each in group:
@@ -130,7 +138,7 @@ class Together:
 
     def _go_alone(self, member: _Member, held: set[_Member]) -> None:
         held.discard(member)
-        self.lives.start(self.alone(member.delivery, member.work))
+        self.lives.start(self.alone(member.delivery, member.work, True))
 
     async def _commit(self, ran: Sequence[tuple[_Member, Decision]], held: set[_Member]) -> None:
         try:
@@ -153,13 +161,8 @@ class Together:
             self.let_go(delivery)
 
 
-async def _answers(group: Sequence[_Member]) -> Sequence[Answer]:
-    """The gate's answers to what the members of a group ask; of all of them they are known, or of none."""
-    known = [each.opening.known for each in group if each.opening.known]
-    if not known:
-        return await ask_all([each.opening.question for each in group])
-    await turn()
-    return known
+def _until(known: Known) -> int:
+    return known.until
 
 
 def _at_once(running: Coroutine[Any, Any, Decision]) -> Decision:

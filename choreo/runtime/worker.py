@@ -200,7 +200,7 @@ class Worker:
         return Handling(
             self.participant.name, self.topology,
             {name: benches[step] for name, step in self.participant.reactions.items()},
-            self.clock, resources,
+            self.clock, resources, lambda: self._committer.hindered,
         )  # fmt: skip
 
     async def _leave(self) -> None:
@@ -265,9 +265,9 @@ class Worker:
             return handling.understand_request(delivery, self._inboxes[delivery.stream])
         return handling.understand(delivery, self._topics[delivery.stream])
 
-    async def _handle(self, handling: Handling, delivery: Delivery, work: Work) -> None:
+    async def _handle(self, handling: Handling, delivery: Delivery, work: Work, asked: bool) -> None:
         try:
-            await handling.handle(delivery, work)
+            await handling.handle(delivery, work, asked=asked)
         except BrokerError as error:
             # It stays pending, and is delivered again when its lease has run out.
             logger.warning("%s: %s of %s is left pending: %s", self.participant.name,

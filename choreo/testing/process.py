@@ -115,12 +115,12 @@ class _StagedWorker(Worker):
         if not self._process.stage.closing:  # else nobody is left to take over what is handed over
             await super()._leave()
 
-    async def _handle(self, handling: Handling, delivery: Delivery, work: Work) -> None:
+    async def _handle(self, handling: Handling, delivery: Delivery, work: Work, asked: bool) -> None:
         stage = self._process.stage
         stage.in_hand += 1
         try:
             await apart(lambda: stage.watcher.arriving(self._process, delivery, work))
-            await super()._handle(handling, delivery, work)
+            await super()._handle(handling, delivery, work, asked)
         finally:
             stage.in_hand -= 1
 

@@ -116,7 +116,9 @@ class Tracker:
                 return
 
     async def catch_up(self) -> int:
-        """Project until nothing new is there. Returns how many entries were projected.
+        """Project what is there; what another tracker is at work on is left to that if it keeps up.
+
+        Returns how many entries were projected.
 
         Raises:
             BrokerUnavailable: if the server cannot serve, several times in a row.
@@ -133,11 +135,11 @@ class Tracker:
                 await self._pause(error)
                 continue
             failures = 0
-            if not projected and not self._behind:
-                if not self._sharing.forget():
-                    return total
-                await anyio.sleep(_STANDBY)  # another tracker is at work: see what it leaves to be done
             total += projected
+            if not self._behind and self._sharing.settled:
+                return total
+            if not projected:
+                await anyio.sleep(_POLL)  # another tracker is at work: see whether it keeps up
 
     async def rebuild(self) -> int:
         """Delete every projection and project the streams anew. Returns how many entries there were.
@@ -271,14 +273,13 @@ class Tracker:
             self._behind[projector.partition] = projector
 
     async def _find_progress(self) -> None:
+        await self._look_at_left()
         for projector in self._projectors:
-            partition, now = projector.partition, anyio.current_time()
-            rests = self._aside.get(partition, 0.0) > now or self._sharing.rests(partition, now)
-            if partition in self._progress or rests:
+            partition = projector.partition
+            aside = self._aside.get(partition, 0.0) > anyio.current_time()
+            if partition in self._progress or aside or self._sharing.left(partition):
                 continue
             try:
-                if self._sharing.left(partition) and not await self._take_back(projector):
-                    continue
                 await self._broker.groups.ensure(projector.streams, TRACKER_GROUP)
                 await self._broker.projections.wipe(partition, projector.streams, begin=False)
                 progress = await self._look_up(projector)
@@ -288,12 +289,18 @@ class Tracker:
             except BrokerRefused as error:
                 self._set_aside(projector, error)
 
-    async def _take_back(self, projector: Projector) -> bool:
-        """Whether to go on with a partition that another tracker was at work on."""
-        progress = await self._broker.projections.progress(projector.partition, projector.streams)
-        ends = await self._broker.projections.newest(projector.streams)
-        again = anyio.current_time() + _STANDBY
-        return self._sharing.take_back(projector.partition, progress, ends, again, idle=not self._behind)
+    async def _look_at_left(self) -> None:
+        """See how other trackers fare where they are at work, and help with one partition that is late."""
+        now = anyio.current_time()
+        due = {
+            each.partition: each.streams
+            for each in self._projectors
+            if self._sharing.is_due(each.partition, now)
+        }
+        idle = not self._behind
+        for partition, standing in (await self._broker.projections.standings(due)).items() if due else ():
+            if self._sharing.look(partition, standing, now + _STANDBY, idle=idle):
+                idle = False
 
     async def _remake(self, projector: Projector, progress: Progress) -> None:
         """Make the views that a wipe has left without one, though their entries were trimmed."""

@@ -22,6 +22,7 @@ attribute        required   meaning
 ``seq``          no         how many state changes the saga had then seen
 ``asks``         no         the undos that this commit asked for, separated by spaces
 ``traceparent``  no         W3C trace context, passed along from event to event
+``unwinds``      no         ``1``: leads forward, but the commit that published it has made the saga unwind
 ===============  =========  ==================================================================
 """
 
@@ -117,6 +118,7 @@ class Envelope(msgspec.Struct, frozen=True, array_like=True, gc=False):
     seq: int = 0
     traceparent: str = ""
     asks: tuple[str, ...] = ()
+    unwinds: str = ""
 
     def pack(self) -> bytes:
         """This envelope as msgpack: what the ledger keeps for an undo."""
@@ -231,7 +233,7 @@ def parse(entry: Mapping[bytes, bytes]) -> Envelope:
         values = [
             entry[b"id"], entry[b"type"], entry[b"subject"], get(b"source", b""), get(b"sagatype", b""),
             get(b"cause", b""), get(b"ledger", b""), get(b"phase", b""), get(b"state", b""),
-            get(b"traceparent", b""),
+            get(b"traceparent", b""), get(b"unwinds", b""),
         ]  # fmt: skip
         data = entry[b"data"]
     except KeyError:
@@ -254,15 +256,17 @@ def parse(entry: Mapping[bytes, bytes]) -> Envelope:
     if version != SPEC_VERSION:
         detail = f"specversion {version!r:.40}; this is {SPEC_VERSION}"
         raise Malformed(Reason.VERSION_UNKNOWN, detail, subject)
-    event_id, event_type, _, source, saga_type, cause, ledger, phase, state, traceparent = text
+    event_id, event_type, _, source, saga_type, cause, ledger, phase, state, traceparent, unwinds = text
     return Envelope(
         event_id, event_type, subject, data, source, time, saga_type, cause, ledger, phase, began,
-        state, seq, traceparent, asks,
+        state, seq, traceparent, asks, unwinds,
     )  # fmt: skip
 
 
 _REQUIRED_IN_ORDER = (b"id", b"type", b"subject", b"data")
-_TEXT = ("id", "type", "subject", "source", "sagatype", "cause", "ledger", "phase", "state", "traceparent")
+_TEXT = (
+    "id", "type", "subject", "source", "sagatype", "cause", "ledger", "phase", "state", "traceparent", "unwinds",
+)  # fmt: skip
 _SUBJECT = _TEXT.index("subject")
 _PART = b"\x1f"
 _LIMITS = {"ledger": MAX_LEDGER_CHARACTERS, "source": MAX_SOURCE_CHARACTERS}

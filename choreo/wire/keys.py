@@ -13,7 +13,7 @@ key                            type    what it holds, and for how long
 ``{ns:p}:journal``             stream  the runtime's own facts: what steps and undos came to
 ``{ns:p}:dead``                stream  dead letters
 ``{ns:p}:letters``             hash    dead letter id -> its state, so that none is written twice
-``{ns:p}:saga:<id>``           hash    the truth about a saga: state, type, origin, done marks
+``{ns:p}:saga:<id>``           hash    the truth about a saga: state, type, origin, what is open, done marks
 ``{ns:p}:work:<id>``           hash    its ledger, gone when the saga has ended, and joins
 ``{ns:p}:view:<id>``           string  the tracker's projection (JSON); can be rebuilt
 ``{ns:p}:trace:<id>``          list    the tracker's facts of the saga (msgpack); can be rebuilt

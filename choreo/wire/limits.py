@@ -46,4 +46,4 @@ MAX_PARTITIONS = 1_024
 #: The oldest server whose commands suffice (major, minor).
 MIN_SERVER = (6, 2)
 #: Version of the layout of keys and entries. A process that finds another one on the server stops.
-LAYOUT_VERSION = 1
+LAYOUT_VERSION = 2

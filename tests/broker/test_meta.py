@@ -26,7 +26,7 @@ async def test_the_first_process_marks_the_namespace(redis_client: redis.asyncio
     """A new namespace is laid out as the first process says; another like it joins."""
     await broker_of(redis_client, namespace, 4).meta.join()
     await broker_of(redis_client, namespace, 4).meta.join()
-    assert await redis_client.hgetall(f"{namespace}:meta") == {b"layout": b"1", b"partitions": b"4"}
+    assert await redis_client.hgetall(f"{namespace}:meta") == {b"layout": b"2", b"partitions": b"4"}
 
 
 async def test_another_number_of_partitions_is_refused(
@@ -42,7 +42,7 @@ async def test_another_number_of_partitions_is_refused(
 async def test_another_layout_is_refused(redis_client: redis.asyncio.Redis, namespace: str) -> None:
     """A namespace that another version of choreo laid out is not touched."""
     await redis_client.hset(f"{namespace}:meta", mapping={"layout": "99", "partitions": "4"})
-    with pytest.raises(LayoutMismatch, match="has layout 99, this process has 1"):
+    with pytest.raises(LayoutMismatch, match="has layout 99, this process has 2"):
         await broker_of(redis_client, namespace, 4).meta.join()
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import time
 from collections import deque
 from collections.abc import AsyncIterator, Callable
@@ -11,10 +12,11 @@ from itertools import count
 
 import anyio
 import pytest
-from tracker_kit import OpenBroker, look, running, topology_of, until, work_out
+from tracker_kit import OpenBroker, kill, look, running, topology_of, until, work_out
 
 from choreo.broker.broker import Broker
-from choreo.broker.projections import Batch, Progress, Projections
+from choreo.broker.projections import Batch, Projections, Standing
+from choreo.tracker import follower
 from choreo.tracker.follower import Tracker
 from choreo.tracker.sharing import Sharing
 from choreo.wire.topology import Topology
@@ -26,15 +28,15 @@ PARTITIONS = 4
 RECENT = 10 * PARTITIONS
 
 
-def progress(version: int, at: str = "5-0") -> Progress:
-    return Progress(version, {"a": at})
+def standing(version: int, at: str = "5-0", end: str = "5-0") -> Standing:
+    return Standing(version, {"a": at}, {"a": end})
 
 
-def seen(version: int = 7, end: str = "5-0") -> Sharing:
+def seen(end: str = "5-0") -> Sharing:
     """What a tracker knows that has left partition 3 to another and has looked at it once, at 10."""
     sharing = Sharing()
     sharing.leave(3, 10.0)
-    assert not sharing.take_back(3, progress(version), {"a": end}, 11.0, idle=True)
+    assert not sharing.look(3, standing(7, end=end), 11.0, idle=True)
     return sharing
 
 
@@ -42,20 +44,21 @@ def test_who_was_refused_looks_at_once_and_then_from_time_to_time() -> None:
     """The first look shows how things stand; from then on it rests as long as it is told to."""
     sharing = Sharing()
     assert not sharing.left(3)
+    assert not sharing.is_due(3, 10.0)
     sharing.leave(3, 10.0)
     assert sharing.left(3)
-    assert not sharing.rests(3, 10.0)
-    assert not sharing.take_back(3, progress(7), {"a": "5-0"}, 11.0, idle=True)
-    assert sharing.rests(3, 10.9)
-    assert not sharing.rests(3, 11.0)
-    assert not sharing.rests(4, 10.9)
+    assert sharing.is_due(3, 10.0)
+    assert not sharing.look(3, standing(7), 11.0, idle=True)
+    assert not sharing.is_due(3, 10.9)
+    assert sharing.is_due(3, 11.0)
+    assert not sharing.left(4)
 
 
 @pytest.mark.parametrize("idle", [False, True])
 def test_nobody_has_written(idle: bool) -> None:
     """The other may be gone; whoever is there goes on, busy or not."""
     sharing = seen()
-    assert sharing.take_back(3, progress(7), {"a": "9-0"}, 12.0, idle=idle)
+    assert sharing.look(3, standing(7, end="9-0"), 12.0, idle=idle)
     assert not sharing.left(3)
 
 
@@ -63,77 +66,93 @@ def test_nobody_has_written(idle: bool) -> None:
 def test_the_other_keeps_up(idle: bool) -> None:
     """It has come to where the streams ended at the last look, whatever has come since."""
     sharing = seen()
-    assert not sharing.take_back(3, progress(8, "5-0"), {"a": "900-0"}, 12.0, idle=idle)
-    assert sharing.rests(3, 11.9)
-    assert not sharing.take_back(3, progress(9, "900-0"), {"a": "901-0"}, 13.0, idle=idle)
+    assert not sharing.settled
+    assert not sharing.look(3, standing(8, end="900-0"), 12.0, idle=idle)
+    assert not sharing.is_due(3, 11.9)
+    assert sharing.settled
+    assert not sharing.look(3, standing(9, "900-0", "901-0"), 13.0, idle=idle)
 
 
 @pytest.mark.parametrize("idle", [False, True])
 def test_the_other_is_late(idle: bool) -> None:
     """It has not come so far: who has time takes over. Ids are compared as numbers."""
     sharing = seen(end="10-0")
-    assert sharing.take_back(3, progress(8, "9-0"), {"a": "10-0"}, 12.0, idle=idle) is idle
+    assert sharing.look(3, standing(8, "9-0", "10-0"), 12.0, idle=idle) is idle
     assert sharing.left(3) is not idle
 
 
-def test_everything_is_taken_back_at_once() -> None:
-    """By who is asked to catch up."""
-    sharing = seen()
-    sharing.leave(4, 10.0)
-    assert sharing.forget()
-    assert not sharing.left(3)
-    assert not sharing.forget()
+def test_what_is_too_much_for_everybody_does_not_change_hands_all_the_time() -> None:
+    """Who has helped and was refused again waits twice as long before it helps the next time."""
+    sharing, needed = Sharing(), []
+    for _ in range(4):
+        sharing.leave(3, 10.0)
+        looks = 1
+        while not sharing.look(3, standing(looks, "1-0", "9-0"), 11.0, idle=True):
+            looks += 1
+        needed.append(looks)
+    assert needed == [2, 3, 5, 9]
+
+
+def test_an_entry_that_is_deleted_is_not_waited_for() -> None:
+    """It was the last one of its stream, and was never projected."""
+    sharing = seen(end="10-0")
+    assert not sharing.look(3, standing(8), 12.0, idle=False)
+    assert not sharing.look(3, standing(9), 13.0, idle=True)
 
 
 @dataclass
 class Books:
-    """Who wrote what, and how often somebody came second."""
+    """What came, who projected how much of it where, and how often somebody came second."""
 
+    published: int = 0
+    projected: int = 0
     recent: deque[tuple[str, int]] = field(default_factory=lambda: deque(maxlen=RECENT))
     since_refused: int = 0
-    slow: str = ""
 
-    def owners(self) -> dict[int, set[str]]:
-        """Partition -> who has written there lately."""
-        found: dict[int, set[str]] = {}
-        for name, partition in self.recent:
-            found.setdefault(partition, set()).add(name)
-        return found
+    @property
+    def owners(self) -> set[str]:
+        """Who has written lately."""
+        return {name for name, _ in self.recent}
 
-    def settled(self) -> bool:
-        """Whether each partition has one tracker, and nobody was refused for a while."""
-        owners = self.owners()
-        one_each = len(owners) == PARTITIONS and all(len(each) == 1 for each in owners.values())
-        return one_each and self.since_refused >= RECENT
+    def is_shared(self) -> bool:
+        """Whether several trackers keep up together, and none has come second for a while."""
+        return len(self.owners) > 1 and self.published - self.projected < 100 and self.since_refused >= RECENT
+
+    def is_done_by(self, name: str) -> bool:
+        """Whether one tracker works on every partition, and nobody else does."""
+        return set(self.recent) == {(name, number) for number in range(PARTITIONS)}
 
 
 @dataclass(frozen=True)
 class WatchedProjections(Projections):
-    """Notes every write in books, and takes its time if they say so."""
+    """Notes every write in books, and takes its time for each fact."""
 
     name: str
     books: Books
+    pace: list[float]
+    """Seconds for a fact."""
 
     async def write(self, batch: Batch) -> int | None:
-        if self.books.slow == self.name:
-            await anyio.sleep(1.5)
+        facts = sum(len(each.facts) for each in batch.updates)
+        await anyio.sleep(facts * self.pace[0])
         version = await super().write(batch)
+        self.books.since_refused += 1
         if version is None:
             self.books.since_refused = 0
         else:
-            self.books.since_refused += 1
+            self.books.projected += facts
             self.books.recent.append((self.name, batch.partition))
         return version
 
 
-def watched(topology: Topology, broker: Broker, name: str, books: Books) -> Tracker:
-    broker.projections = WatchedProjections(broker.connection, topology.keys, name, books)
+def watched(topology: Topology, broker: Broker, name: str, books: Books, pace: list[float]) -> Tracker:
+    broker.projections = WatchedProjections(broker.connection, topology.keys, name, books, pace)
     return Tracker(topology, broker)
 
 
 @asynccontextmanager
-async def traffic(topology: Topology, broker: Broker) -> AsyncIterator[None]:
-    """Orders come in every partition, all the time."""
+async def traffic(topology: Topology, broker: Broker, books: Books) -> AsyncIterator[None]:
+    """Some 160 orders a second come in all partitions, each a saga of its own."""
 
     async def publish() -> None:
         for number in count():
@@ -143,7 +162,8 @@ async def traffic(topology: Topology, broker: Broker) -> AsyncIterator[None]:
                 "XADD", stream, "*", "id", f"e{number}", "type", "Placed", "subject", saga,
                 "time", int(time.time() * 1000), "data", "{}",
             )  # fmt: skip
-            await anyio.sleep(0.002)
+            books.published = number + 1
+            await anyio.sleep(0.006)
 
     async with anyio.create_task_group() as tasks:
         tasks.start_soon(publish)
@@ -158,22 +178,40 @@ async def holds(condition: Callable[[], bool], what: str) -> None:
     await until(ask, what, seconds=40)
 
 
-async def test_trackers_share_and_help(open_broker: OpenBroker, namespace: str) -> None:
-    """Under traffic each partition has one tracker, and none comes second any more. When one gets slow, the
-    other takes over what it has; and no fact is missing."""
+async def test_trackers_do_together_what_one_cannot(
+    open_broker: OpenBroker, namespace: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """One is slower than what comes. With a second one beside it both keep up, each in partitions of its own;
+    and when one is killed, the other, no longer slow, takes over all. No fact is missing."""
+    monkeypatch.setattr(follower, "_BULK", 20)
     topology = topology_of(namespace, PARTITIONS)
-    books, broker = Books(), open_broker(topology)
-    trackers = [watched(topology, open_broker(topology), name, books) for name in "ab"]
-    async with running(*trackers):
-        async with traffic(topology, broker):
-            await holds(books.settled, "each partition to have one tracker")
-            names = [name for (name,) in books.owners().values()]
-            books.slow = max("ab", key=names.count)
-            (other,) = {*"ab"} - {books.slow}
-            await holds(
-                lambda: set(books.recent) == {(other, number) for number in range(PARTITIONS)},
-                "the other one to do everything",
+    books, broker, pace = Books(), open_broker(topology), [0.008]
+    async with traffic(topology, broker, books):
+        first = watched(topology, open_broker(topology), "first", books, pace)
+        async with running(first):
+            await holds(lambda: books.published - books.projected > 120, "one tracker to fall behind")
+            second = asyncio.create_task(
+                watched(topology, open_broker(topology), "second", books, pace).run()
             )
-        books.slow = ""
+            await holds(books.is_shared, "two trackers to share the partitions")
+            await kill(second)
+            pace[0] = 0.0
+            await holds(lambda: books.is_done_by("first"), "the one that is left to do everything")
     await Tracker(topology, broker).catch_up()
     assert await look(topology, broker) == await work_out(topology, broker)
+
+
+async def test_who_catches_up_leaves_to_others_what_they_keep_up_with(
+    open_broker: OpenBroker, namespace: str
+) -> None:
+    """It ends although entries come all the time, and whoever projects them: what was there is projected."""
+    topology = topology_of(namespace, PARTITIONS)
+    books, broker = Books(), open_broker(topology)
+    beside = watched(topology, open_broker(topology), "beside", books, [0.0])
+    async with running(beside), traffic(topology, broker, books):
+        await holds(lambda: books.projected > 50, "a tracker to be at work")
+        with anyio.fail_after(20):
+            for _ in range(3):
+                there = books.published
+                await watched(topology, broker, "asked", books, [0.0]).catch_up()
+                assert books.projected >= there

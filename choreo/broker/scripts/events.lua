@@ -50,6 +50,7 @@ local function emit(d, saga, source, ledger, back)
     }
     append(entry, 'ledger', ledger)
     append(entry, 'phase', (back or running and aborts) and 'back')
+    append(entry, 'unwinds', running and d.aborts and not aborts and not back and '1')
     append(entry, 'traceparent', d.traceparent)
     append_outcome(saga, entry)
     events[number] = entry

@@ -340,7 +340,7 @@ local decisions = {
 
 -- What to answer when a hash could not be read; if that is not for its type, the caller learns whatever it is.
 local function unreadable(key)
-  return misfit(key, 'hash') and 'blocked ' .. key or redis.call('HGET', key, 'state')
+  return misfit(key, 'hash') and 'blocked ' .. key or redis.call('HMGET', key, 'state')
 end
 
 -- What there is about a delivery in its saga's work.

@@ -43,8 +43,8 @@ end
 -- A saga's change, being planned. subject is its id; sagatype is what the caller believes its type to be;
 -- known are its state, seq, type and open, if the caller has them.
 --
--- Whoever has looked sets `sound`: the record is a hash if it is there at all; and so is the work, unless it is
--- `blank` (there is nothing in it).
+-- `blank`: by what the record says, there is nothing in the work. Whoever has looked sets `sound`: the record is a
+-- hash if it is there at all; and so is the work, unless it is blank, for then nobody has looked at it.
 --
 -- What the change consists of is listed as it comes up, by add() and put(), for most changes have little
 -- of it: `fields` and `forgets` of the record, `sets` and `drops` of the work, `rows` of the ledger that are
@@ -392,7 +392,7 @@ local function apply(saga, keys, now)
   note_open(saga, completes)
   if saga.changed or saga.fields then redis.call('HSET', saga.record, record_fields(saga)) end
   if saga.forgets then redis.call('HDEL', saga.record, unpack(saga.forgets)) end
-  if saga.dirty or saga.sets or saga.drops then write_ledger(saga) end
+  if saga.dirty or saga.failed or saga.sets or saga.drops then write_ledger(saga) end
   if completes and not saga.blank then forget_ledger(saga) end
   if saga.events then
     for _, event in ipairs(saga.events) do redis.call('XADD', unpack(event)) end
