@@ -265,7 +265,8 @@ def parse(entry: Mapping[bytes, bytes]) -> Envelope:
 
 _REQUIRED_IN_ORDER = (b"id", b"type", b"subject", b"data")
 _TEXT = (
-    "id", "type", "subject", "source", "sagatype", "cause", "ledger", "phase", "state", "traceparent", "unwinds",
+    "id", "type", "subject", "source", "sagatype", "cause", "ledger", "phase", "state", "traceparent",
+    "unwinds",
 )  # fmt: skip
 _SUBJECT = _TEXT.index("subject")
 _PART = b"\x1f"
