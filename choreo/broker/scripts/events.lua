@@ -37,7 +37,8 @@ local function plan(d, saga, event, back)
   add(saga, 'timers', { id = timer_id(saga, 'plan:' .. line), due = event.due, payload = event.data })
 end
 
--- Publish the events of a commit: those of now, then the planned ones.
+-- Publish the events of a commit: those of now, then the planned ones. What leads forward although this very
+-- commit makes the saga unwind says so: nobody shall take it for a sign that the saga runs.
 local function emit(d, saga, source, ledger, back)
   local running, events = saga.state == 'running', d.immediate and {}
   for number, event in ipairs(d.immediate or NONE) do
