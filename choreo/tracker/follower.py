@@ -290,17 +290,11 @@ class Tracker:
                 self._set_aside(projector, error)
 
     async def _look_at_left(self) -> None:
-        """See how other trackers fare where they are at work, and help with one partition that is late."""
+        """See how other trackers fare where they are at work."""
         now = anyio.current_time()
-        due = {
-            each.partition: each.streams
-            for each in self._projectors
-            if self._sharing.is_due(each.partition, now)
-        }
-        idle = not self._behind
-        for partition, standing in (await self._broker.projections.standings(due)).items() if due else ():
-            if self._sharing.look(partition, standing, now + _STANDBY, idle=idle):
-                idle = False
+        if self._sharing.is_due(now):
+            streams = {each.partition: each.streams for each in self._projectors}
+            self._sharing.look(await self._broker.projections.standings(streams), now + _STANDBY)
 
     async def _remake(self, projector: Projector, progress: Progress) -> None:
         """Make the views that a wipe has left without one, though their entries were trimmed."""
@@ -376,4 +370,4 @@ class Tracker:
     def _leave(self, projector: Projector) -> None:
         logger.debug("partition %d: another tracker is at work there", projector.partition)
         self._lose_track(projector)
-        self._sharing.leave(projector.partition, anyio.current_time())
+        self._sharing.leave(projector.partition)

@@ -34,11 +34,11 @@ def standing(version: int, at: str = "5-0", end: str = "5-0") -> Standing:
     return Standing(version, {"a": at}, {"a": end})
 
 
-def seen(end: str = "5-0") -> Sharing:
-    """What a tracker knows that has left partition 3 to another and has looked at it once, at 10."""
+def seen(**left: Standing) -> Sharing:
+    """What a tracker knows that has left partition 3 to another, has partition 4 itself, and has looked once."""
     sharing = Sharing()
-    sharing.leave(3, 10.0)
-    assert not sharing.look(3, standing(7, end=end), 11.0, idle=True)
+    sharing.leave(3)
+    sharing.look({3: left.get("left", standing(7)), 4: left.get("own", standing(1))}, 11.0)
     return sharing
 
 
@@ -46,60 +46,75 @@ def test_who_was_refused_looks_at_once_and_then_from_time_to_time() -> None:
     """The first look shows how things stand; from then on it rests as long as it is told to."""
     sharing = Sharing()
     assert not sharing.left(3)
-    assert not sharing.is_due(3, 10.0)
-    sharing.leave(3, 10.0)
+    assert not sharing.is_due(10.0)
+    sharing.leave(3)
     assert sharing.left(3)
-    assert sharing.is_due(3, 10.0)
-    assert not sharing.look(3, standing(7), 11.0, idle=True)
-    assert not sharing.is_due(3, 10.9)
-    assert sharing.is_due(3, 11.0)
+    assert sharing.is_due(10.0)
+    sharing.look({3: standing(7), 4: standing(1)}, 11.0)
+    assert not sharing.is_due(10.9)
+    assert sharing.is_due(11.0)
+    assert sharing.left(3)
     assert not sharing.left(4)
 
 
-@pytest.mark.parametrize("idle", [False, True])
-def test_nobody_has_written(idle: bool) -> None:
-    """The other may be gone; whoever is there goes on, busy or not."""
-    sharing = seen()
-    assert sharing.look(3, standing(7, end="9-0"), 12.0, idle=idle)
+@pytest.mark.parametrize("late", [False, True])
+def test_nobody_has_written(late: bool) -> None:
+    """The other may be gone; whoever is there goes on, late itself or not."""
+    sharing = seen(own=standing(1, end="9-0"))
+    sharing.look({3: standing(7, end="9-0"), 4: standing(2, "5-0" if late else "9-0")}, 12.0)
     assert not sharing.left(3)
 
 
-@pytest.mark.parametrize("idle", [False, True])
-def test_the_other_keeps_up(idle: bool) -> None:
+def test_the_other_keeps_up() -> None:
     """It has come to where the streams ended at the last look, whatever has come since."""
     sharing = seen()
     assert not sharing.settled
-    assert not sharing.look(3, standing(8, end="900-0"), 12.0, idle=idle)
-    assert not sharing.is_due(3, 11.9)
+    sharing.look({3: standing(8, end="900-0"), 4: standing(1)}, 12.0)
+    assert sharing.left(3)
+    assert not sharing.is_due(11.9)
     assert sharing.settled
-    assert not sharing.look(3, standing(9, "900-0", "901-0"), 13.0, idle=idle)
+    sharing.look({3: standing(9, "900-0", "901-0"), 4: standing(1)}, 13.0)
+    assert sharing.left(3)
 
 
-@pytest.mark.parametrize("idle", [False, True])
-def test_the_other_is_late(idle: bool) -> None:
-    """It has not come so far: who has time takes over. Ids are compared as numbers."""
-    sharing = seen(end="10-0")
-    assert sharing.look(3, standing(8, "9-0", "10-0"), 12.0, idle=idle) is idle
-    assert sharing.left(3) is not idle
+@pytest.mark.parametrize("late", [False, True])
+def test_the_other_is_late(late: bool) -> None:
+    """It has not come so far: who is not late itself takes over. Ids are compared as numbers."""
+    sharing = seen(left=standing(7, end="10-0"), own=standing(1, end="10-0"))
+    sharing.look({3: standing(8, "9-0", "10-0"), 4: standing(2, "9-0" if late else "10-0")}, 12.0)
+    assert sharing.left(3) is late
+
+
+def test_one_partition_is_taken_over_at_a_time() -> None:
+    """Who has time for one need not have time for all."""
+    sharing = Sharing()
+    for version in (1, 2):
+        for partition in range(3):
+            if version == 1:
+                sharing.leave(partition)
+        sharing.look({number: standing(version, "1-0", "9-0") for number in range(3)}, 11.0)
+    assert [sharing.left(number) for number in range(3)] == [False, True, True]
 
 
 def test_what_is_too_much_for_everybody_does_not_change_hands_all_the_time() -> None:
     """Who has helped and was refused again waits twice as long before it helps the next time."""
     sharing, needed = Sharing(), []
     for _ in range(4):
-        sharing.leave(3, 10.0)
-        looks = 1
-        while not sharing.look(3, standing(looks, "1-0", "9-0"), 11.0, idle=True):
+        sharing.leave(3)
+        looks = 0
+        while sharing.left(3):
             looks += 1
+            sharing.look({3: standing(looks, "1-0", "9-0")}, 11.0)
         needed.append(looks)
     assert needed == [2, 3, 5, 9]
 
 
 def test_an_entry_that_is_deleted_is_not_waited_for() -> None:
     """It was the last one of its stream, and was never projected."""
-    sharing = seen(end="10-0")
-    assert not sharing.look(3, standing(8), 12.0, idle=False)
-    assert not sharing.look(3, standing(9), 13.0, idle=True)
+    sharing = seen(left=standing(7, end="10-0"), own=standing(1, end="10-0"))
+    sharing.look({3: standing(8), 4: standing(1)}, 12.0)  # late, and so is this one
+    sharing.look({3: standing(9), 4: standing(1)}, 13.0)
+    assert sharing.left(3)
 
 
 @dataclass
@@ -133,10 +148,12 @@ class WatchedProjections(Projections):
     books: Books
     pace: list[float]
     """Seconds for a fact."""
+    busy: anyio.Lock = field(default_factory=anyio.Lock)
 
     async def write(self, batch: Batch) -> int | None:
         facts = sum(len(each.facts) for each in batch.updates)
-        await anyio.sleep(facts * self.pace[0])
+        async with self.busy:
+            await anyio.sleep(facts * self.pace[0])
         version = await super().write(batch)
         self.books.since_refused += 1
         if version is None:
