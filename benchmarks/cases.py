@@ -39,7 +39,7 @@ class Scale:
     seconds: float = 10.0
     """Of a latency run."""
     minute: int = 400_000
-    """Sagas that keep three processes, and one tracker or two, busy for about a minute."""
+    """Sagas that keep three processes, and the trackers beside them, busy for about a minute."""
     stored: int = 1_000_000
     """Sagas that are there already, in the case of growth."""
 
@@ -111,10 +111,10 @@ def tracking(server: Server, scale: Scale) -> Iterable[Row]:
 
 
 def minute(server: Server, scale: Scale) -> Iterable[Row]:
-    """Participants at full load, and one tracker or two beside them, for about a minute; once."""
-    for trackers, who in ((1, "a tracker"), (2, "two trackers")):
+    """Participants at full load, and one to three trackers beside them, for about a minute; once each."""
+    for trackers in (1, 2, 3):
         lap, lag = _all_together(server, scale.minute, trackers)
-        case = f"{who} beside for {HOPS * scale.minute / lap.rate:.0f} s"
+        case = f"{trackers} tracker{'s' if trackers > 1 else ''} beside for {HOPS * scale.minute / lap.rate:.0f} s"
         yield _lap_row(case, "choreo", "hops/s", [lap])
         yield Row(case, "work behind at the end", "s", [lag], "<= 1")
 

@@ -39,7 +39,7 @@ _PATIENCE = 5
 #: Seconds between looks at a server that cannot hold a read (fakeredis), if nothing wakes the reader.
 _POLL = 0.05
 #: Seconds that a tracker leaves alone what another is at work on, before it looks how that one fares.
-_STANDBY = 1.0
+_STANDBY = 0.5
 #: Seconds between looks whether positions and versions are still what this tracker believes.
 _VERIFY = 1.0
 #: Seconds for which a partition that the server refuses to write is left alone.
