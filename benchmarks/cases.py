@@ -114,7 +114,8 @@ def minute(server: Server, scale: Scale) -> Iterable[Row]:
     """Participants at full load, and one to three trackers beside them, for about a minute; once each."""
     for trackers in (1, 2, 3):
         lap, lag = _all_together(server, scale.minute, trackers)
-        case = f"{trackers} tracker{'s' if trackers > 1 else ''} beside for {HOPS * scale.minute / lap.rate:.0f} s"
+        seconds = HOPS * scale.minute / lap.rate
+        case = f"{trackers} tracker{'s' if trackers > 1 else ''} beside for {seconds:.0f} s"
         yield _lap_row(case, "choreo", "hops/s", [lap])
         yield Row(case, "work behind at the end", "s", [lag], "<= 1")
 
