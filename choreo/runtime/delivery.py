@@ -54,6 +54,7 @@ class Opening(NamedTuple):
     outcome: Callable[[Answer], Coroutine[Any, Any, Decision]]
     """Given an answer that lets the life go on: runs the handler, and returns what came of it."""
     known: Known | None = None
+    """If the event itself gives the answer."""
 
 
 #: Answers with which a life goes on. With all others the delivery is settled, or not this worker's now.
@@ -73,6 +74,7 @@ class Handling:
     hindered: Callable[[], bool] = bool
     """Whether the gate cannot be asked just now."""
     fresh: int = FRESH
+    """See :data:`FRESH`; -1: always ask."""
     draft: Drafts = field(init=False)
     _steps: dict[str, Bench] = field(init=False)
     _heard: frozenset[bytes | None] = field(init=False)

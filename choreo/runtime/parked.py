@@ -20,6 +20,7 @@ class Work(msgspec.Struct, frozen=True, gc=False):
 
     envelope: Envelope
     partition: int
+    """That of its saga."""
     attempt: int = 1
     undo: str = ""
     step: str = ""
