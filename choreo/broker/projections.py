@@ -6,7 +6,7 @@ import math
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from itertools import chain
+from itertools import chain, islice
 from typing import TypeAlias
 
 import msgspec
@@ -115,8 +115,7 @@ class Projections:
             known = next(answers)
             version, *at = [None] * (len(names) + 1) if isinstance(known, Exception) else known
             positions = {name: each.decode() for name, each in zip(names, at, strict=True) if each}
-            last = [answer for _, answer in zip(names, answers, strict=False)]
-            ends = {name: _last_id(entries) for name, entries in zip(names, last, strict=True)}
+            ends = dict(zip(names, map(_last_id, islice(answers, len(names))), strict=True))
             found[partition] = Standing(int(version or 0), positions, ends)
         return found
 

@@ -64,9 +64,7 @@ class Drafts:
         emissions = []
         for position, (event, after) in enumerate(emitted):
             event_id, name = derive_id(head.event, self.participant, source, str(position)), type_name(event)
-            topic, ends = self._outlet(head.saga_type, name)
-            stream = self.topology.keys.stream(head.partition, topic)
-            emission = Emission(stream, event_id, name, ends, encode_data(event))
+            emission = self._emission(head, event_id, name, encode_data(event))
             if after is not None:
                 envelope = Envelope(
                     event_id, name, head.saga_id, emission.data, source=f"{self.participant}/{source}",
@@ -75,9 +73,13 @@ class Drafts:
                 )  # fmt: skip
                 parked = Parked(1, event=envelope.pack(), step=head.step, planned=True).pack()
                 due = self.clock() + round(after * 1000)
-                emission = Emission(stream, event_id, name, "", parked, due)
+                emission = Emission(emission.stream, event_id, name, "", parked, due)
             emissions.append(emission)
         return tuple(emissions)
+
+    def _emission(self, head: Head, event_id: str, event_type: str, data: bytes) -> Emission:
+        topic, ends = self._outlet(head.saga_type, event_type)
+        return Emission(self.topology.keys.stream(head.partition, topic), event_id, event_type, ends, data)
 
     def publish(self, head: Head, envelope: Envelope) -> Publish:
         """A planned event is due.
@@ -85,9 +87,7 @@ class Drafts:
         Raises:
             UnroutableEvent: if no stream carries it any more.
         """
-        topic, ends = self._outlet(head.saga_type, envelope.type)
-        stream = self.topology.keys.stream(head.partition, topic)
-        emission = Emission(stream, envelope.id, envelope.type, ends, envelope.data)
+        emission = self._emission(head, envelope.id, envelope.type, envelope.data)
         return Publish(
             head, emission, envelope.source, envelope.cause, envelope.ledger, envelope.traceparent
         )

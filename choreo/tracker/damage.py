@@ -11,6 +11,7 @@ from choreo.broker.retention import Lost
 from choreo.model.facts import Fact, decode_fact
 from choreo.model.saga import State
 from choreo.tracker.projection import Projector
+from choreo.wire.facts import time_of
 from choreo.wire.topology import Topology
 
 logger = logging.getLogger("choreo.tracker")
@@ -60,7 +61,7 @@ class Damage:
 
     async def _search(self, projector: Projector, topic: str, entry: str) -> tuple[str, Fact] | None:
         """Look through the sagas that began last before the entry; those that have not ended first."""
-        until = int(entry.partition("-")[0]) + _CLOCKS_DIFFER
+        until = time_of(entry) + _CLOCKS_DIFFER
         types = [*self.topology.sagas, ""]
         for state in (State.RUNNING, State.COMPENSATING, State.FAILED, State.COMPLETED):
             listings = [(saga_type, state) for saga_type in types]

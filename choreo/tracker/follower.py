@@ -90,7 +90,8 @@ class Tracker:
         """
         await self._join()
         task_status.started()
-        logger.info("tracker is ready")
+        if not self._stopping.is_set():
+            logger.info("tracker is ready")
         untidy = False
         while not self._stopping.is_set():
             await self._broker.clock.refresh()

@@ -13,7 +13,7 @@ from choreo.broker.projections import Batch, Entry, Listing, Update
 from choreo.model.deadlines import Due, next_due
 from choreo.model.facts import Fact, Kind, View, add, decode_fact, encode_fact, encode_view, project
 from choreo.wire.envelope import Malformed, refusal_id
-from choreo.wire.facts import Place, of_event, of_journal, of_malformed
+from choreo.wire.facts import Place, of_event, of_journal, of_malformed, time_of
 from choreo.wire.limits import MAX_ERROR_CHARACTERS, MAX_NAME_CHARACTERS
 from choreo.wire.topology import Topology
 
@@ -208,14 +208,10 @@ def _listed(view: View) -> Listing:
     return view.type, view.status.value, view.started
 
 
-def _entry_time(entry: str) -> int:
-    return int(entry.partition("-")[0])
-
-
 def _letter(stream: str, entry: str, fields: Mapping[bytes, bytes], malformed: Malformed) -> Letter:
     """The dead letter of a malformed entry: where it stood, and what can be kept of it."""
     kept: list[str | bytes | int] = [
-        "reason", malformed.reason.value, "time", _entry_time(entry), "stream", stream, "entry", entry,
+        "reason", malformed.reason.value, "time", time_of(entry), "stream", stream, "entry", entry,
         "error", malformed.detail[:MAX_ERROR_CHARACTERS],
     ]  # fmt: skip
     if malformed.subject:
